@@ -1,0 +1,110 @@
+"""The only way from one thread to another: a bounded, named queue with a stated policy for when it is full."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from enum import Enum
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Ended(Exception):
+    """The channel is closed and empty: nothing more will come."""
+
+
+class Cancelled(Exception):
+    """The channel was cancelled: its contents are gone and nobody must go on."""
+
+
+class Overflow(Enum):
+    """What `put` does on a full channel."""
+
+    BLOCK = "block"
+    DROP_OLDEST = "drop-oldest"
+
+
+class Channel(Generic[T]):
+    """A bounded first-in-first-out queue between two threads.
+
+    `close()` lets the reader drain what is there and then raises Ended; `cancel()` discards it and wakes everybody
+    with Cancelled. The end is out-of-band: no sentinel ever lies in the queue. `wait_put_ns` and `wait_get_ns` are
+    the nanoseconds that the writer and the reader spent waiting; `high_water` is the largest depth seen.
+    """
+
+    def __init__(self, name: str, capacity: int, overflow: Overflow = Overflow.BLOCK) -> None:
+        if capacity < 1:
+            raise ValueError(f"channel {name!r} needs a capacity of at least 1, not {capacity}")
+        self.name = name
+        self.capacity = capacity
+        self.overflow = overflow
+        self.high_water = 0
+        self.dropped = 0
+        self.wait_put_ns = 0
+        self.wait_get_ns = 0
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._cancelled = False
+
+    @property
+    def depth(self) -> int:
+        """Items waiting now."""
+        return len(self._items)
+
+    def put(self, item: T) -> T | None:
+        """Appends `item`; on a full channel waits (BLOCK) or removes, counts and returns the oldest (DROP_OLDEST).
+
+        Raises Cancelled after `cancel()`, Ended after `close()`.
+        """
+        with self._changed:
+            if self.overflow is Overflow.BLOCK and len(self._items) >= self.capacity:
+                started = time.monotonic_ns()
+                self._changed.wait_for(lambda: self._stopped or len(self._items) < self.capacity)
+                self.wait_put_ns += time.monotonic_ns() - started
+            self._raise_if_cancelled()
+            if self._closed:
+                raise Ended(self.name)
+            displaced = self._items.popleft() if len(self._items) >= self.capacity else None
+            self.dropped += displaced is not None
+            self._items.append(item)
+            self.high_water = max(self.high_water, len(self._items))
+            self._changed.notify_all()
+            return displaced
+
+    def get(self) -> T:
+        """Removes and returns the oldest item, waiting for one. Raises Ended when closed and drained, or Cancelled."""
+        with self._changed:
+            if not self._items:
+                started = time.monotonic_ns()
+                self._changed.wait_for(lambda: self._items or self._stopped)
+                self.wait_get_ns += time.monotonic_ns() - started
+            self._raise_if_cancelled()
+            if not self._items:
+                raise Ended(self.name)
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    def close(self) -> None:
+        """No more items will be put; those inside may still be taken. Harmless when repeated."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """Discards the items and wakes both sides with Cancelled. Harmless when repeated."""
+        with self._changed:
+            self._cancelled = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    @property
+    def _stopped(self) -> bool:
+        return self._closed or self._cancelled
+
+    def _raise_if_cancelled(self) -> None:
+        if self._cancelled:
+            raise Cancelled(self.name)

@@ -1,0 +1,267 @@
+"""The command line. Heavy modules are imported inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from streamer.job import Progress, Summary
+
+app = typer.Typer(
+    help="Enhance video with small neural networks, in real time.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+models_app = typer.Typer(help="Look at the shipped models.", no_args_is_help=True)
+engines_app = typer.Typer(help="Look at the engines that run models.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+app.add_typer(engines_app, name="engines")
+
+INTERRUPTED = 130
+
+
+class LogLevel(str, Enum):
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+LogLevelOption = Annotated[LogLevel, typer.Option("--log-level", help="How much to say on standard error.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON summary on standard output.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
+ModelOption = Annotated[str, typer.Option(help="A model's name, auto, or none (transcode only).")]
+EngineOption = Annotated[str, typer.Option(help="auto, openvino, onnxruntime, tensorrt or tensorrt-rtx.")]
+StrengthOption = Annotated[float, typer.Option(help="0 interpolates, 1 is the network, up to 1.5 exaggerates.")]
+
+
+@app.command()
+def enhance(
+    input: Annotated[str, typer.Argument(metavar="INPUT", help="A file, image, frames/%05d.png or test:")],
+    outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT...", help="Files, images, frames/%05d.png or null:")],
+    model: ModelOption = "auto",
+    scale: Annotated[int | None, typer.Option(help="How much larger; picks the model.")] = None,
+    strength: StrengthOption = 1.0,
+    engine: EngineOption = "auto",
+    device: Annotated[int, typer.Option(help="Which GPU, where there are several.")] = 0,
+    codec: Annotated[
+        str | None, typer.Option(help="h264, hevc, av1, vp9, ffv1, prores, mjpeg, mpeg4, nvenc or an FFmpeg encoder.")
+    ] = None,
+    crf: Annotated[float | None, typer.Option(help="Constant quality; smaller is better (h264: 18).")] = None,
+    preset: Annotated[str | None, typer.Option(help="The encoder's speed, e.g. ultrafast or medium.")] = None,
+    pix_fmt: Annotated[str | None, typer.Option(help="Stored pixel format; default: the input's.")] = None,
+    start: Annotated[float, typer.Option(help="Skip this many seconds.")] = 0.0,
+    duration: Annotated[float | None, typer.Option(help="Stop after this many seconds.")] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.warning,
+) -> None:
+    """Enhance INPUT into one or several OUTPUTs."""
+
+    def run(on_progress: Callable[[Progress], None]) -> Summary:
+        import streamer
+
+        return streamer.enhance(
+            input,
+            outputs,
+            model=model,
+            scale=scale,
+            strength=strength,
+            engine=engine,
+            device=device,
+            codec=codec,
+            crf=crf,
+            preset=preset,
+            pix_fmt=pix_fmt,
+            start=start,
+            duration=duration,
+            force=force,
+            on_progress=on_progress,
+        )
+
+    _job(run, as_json=as_json, log_level=log_level)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where to write.")] = Path("streamer-demo"),
+    engine: EngineOption = "auto",
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.warning,
+) -> None:
+    """Enhance the packaged webcam clip; write the video and a before/after picture."""
+
+    def run(on_progress: Callable[[Progress], None]) -> Summary:
+        from streamer import demo
+
+        return demo.run(folder, engine=engine, on_progress=on_progress)
+
+    summary = _job(run, as_json=as_json, log_level=log_level)
+    if not as_json:
+        typer.echo(f"before and after: {folder / 'before-after.png'}")
+    del summary
+
+
+@app.command()
+def compare(
+    reference: Annotated[Path, typer.Argument(help="The original.")],
+    distorted: Annotated[Path, typer.Argument(help="What is to be judged; same size and frames.")],
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.warning,
+) -> None:
+    """Measure PSNR-Y and SSIM, and VMAF where the vmaf extra is installed."""
+
+    def run() -> None:
+        from streamer.compare import compare_files
+
+        report = compare_files(str(reference), str(distorted))
+        typer.echo(json.dumps(report.as_dict()) if as_json else str(report))
+
+    _guarded(run, log_level)
+
+
+@app.command()
+def doctor(log_level: LogLevelOption = LogLevel.warning) -> None:
+    """Say what works on this machine, what doesn't, and why."""
+
+    def run() -> None:
+        from streamer.doctor import report
+
+        typer.echo(report())
+
+    _guarded(run, log_level)
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """One line per shipped model."""
+
+    def run() -> None:
+        from onnx_models.cards import list_cards
+
+        for card in list_cards():
+            typer.echo(f"{card.name:24} {card.task} x{card.scale}  {card.macs_per_px} MAC/px  {card.params} parameters")
+
+    _guarded(run, LogLevel.warning)
+
+
+@models_app.command("show")
+def models_show(name: Annotated[str, typer.Argument(help="The model's name.")]) -> None:
+    """Everything the card says."""
+
+    def run() -> None:
+        from onnx_models.cards import load_card
+
+        card = load_card(name)
+        for key in ("name", "task", "scale", "color", "macs_per_px", "params", "halo_px", "multiple_of", "sha256"):
+            typer.echo(f"{key:12} {getattr(card, key)}")
+        for key in ("licence", "origin", "train_data", "limits"):
+            typer.echo(f"{key:12} {getattr(card, key)}")
+        for metric in card.metrics:
+            typer.echo(f"{'metric':12} {metric.name}: {metric.value:g} {metric.unit} ({metric.set}; {metric.protocol})")
+
+    _guarded(run, LogLevel.warning)
+
+
+@models_app.command("verify")
+def models_verify() -> None:
+    """Check every shipped model against its card."""
+
+    def run() -> None:
+        from onnx_models.cards import list_cards, verify
+
+        for card in list_cards():
+            verify(card)
+            typer.echo(f"{card.name}: ok")
+
+    _guarded(run, LogLevel.warning)
+
+
+@engines_app.command("list")
+def engines_list() -> None:
+    """Which engines can run here, in order of preference, and why."""
+
+    def run() -> None:
+        from streamer.doctor import engine_table
+
+        typer.echo(engine_table())
+
+    _guarded(run, LogLevel.warning)
+
+
+def main() -> None:
+    """Entry point; exits with 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+    app()
+
+
+def _job(run: Callable[[Callable[[Progress], None]], Summary], *, as_json: bool, log_level: LogLevel) -> None:
+    """Runs a job with a progress display and reports how it went."""
+
+    def guarded() -> None:
+        from streamer.progress import shown_progress
+
+        try:
+            with shown_progress(quiet=as_json) as on_progress:
+                summary = run(on_progress)
+        except KeyboardInterrupt as interrupt:
+            summary = getattr(interrupt, "summary", None)
+            if summary is not None:
+                _report(summary, as_json)
+            raise
+        _report(summary, as_json)
+
+    _guarded(guarded, log_level)
+
+
+def _report(summary: Summary, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(summary.as_dict()))
+        return
+    how = "interrupted after" if summary.interrupted else "enhanced"
+    typer.echo(
+        f"{how} {summary.frames} frames, {summary.source_size} to {summary.output_size}, with {summary.model} on "
+        f"{summary.engine}: {summary.fps:.1f} frames/s, {summary.speed:.2f}x real time"
+    )
+    for output in summary.outputs:
+        typer.echo(f"written: {output}")
+
+
+def _guarded(run: Callable[[], None], log_level: LogLevel) -> None:
+    """Runs a command; known errors become one message and an exit code, without a traceback unless debugging."""
+    _set_up_logging(log_level)
+    try:
+        run()
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if log_level is LogLevel.debug:
+            raise
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    from engines import EngineError
+    from onnx_models.cards import CardError
+    from streamer.errors import StreamerError
+
+    code = error.exit_code if isinstance(error, StreamerError) else 1
+    known = isinstance(error, (StreamerError, EngineError, CardError))
+    hint = "" if known else f" ({type(error).__name__}; this is a defect: --log-level debug shows where)"
+    typer.echo(f"error: {error}{hint}", err=True)
+    sys.exit(code)
+
+
+def _set_up_logging(level: LogLevel) -> None:
+    handler: Any = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=level.value.upper(), handlers=[handler], force=True)

@@ -1,0 +1,103 @@
+"""Colour without conversion: how untagged video is read, and how chroma follows luma to another size.
+
+Nothing here changes what a code value means. The only arithmetic is the resampling of chroma planes, at the positions
+where the stream says that its chroma samples lie (siting).
+"""
+
+from __future__ import annotations
+
+from math import floor
+
+import numpy as np
+import numpy.typing as npt
+
+from streamer.frame import FULL, LIMITED, UNSPECIFIED, ColorSpec, PixelLayout, Plane, VideoFormat
+
+BT709, BT601 = 1, 6
+"""`ColorSpec.matrix` code points of HD and SD video (H.273, table 4)."""
+
+_SITING = {
+    "left": (0.0, 0.5),
+    "center": (0.5, 0.5),
+    "topleft": (0.0, 0.0),
+    "top": (0.5, 0.0),
+    "bottomleft": (0.0, 1.0),
+    "bottom": (0.5, 1.0),
+}
+"""Position of a 4:2:0 chroma sample inside its 2 x 2 luma block, (x, y) in luma samples from the top-left luma sample
+(H.273, clause 8.7)."""
+
+
+def siting_of(color: ColorSpec) -> tuple[float, float]:
+    """Where chroma samples lie, as (x, y) in luma samples; unspecified means left, as in MPEG-2, H.264 and HEVC."""
+    return _SITING.get(color.chroma_location, _SITING["left"])
+
+
+def matrix_of(format: VideoFormat) -> int:
+    """The YUV matrix to assume where RGB is made: the tag, else BT.709 from 720 lines upwards and BT.601 below."""
+    if format.color.matrix != UNSPECIFIED:
+        return format.color.matrix
+    return BT709 if format.height >= 720 else BT601
+
+
+def range_of(color: ColorSpec) -> int:
+    """LIMITED or FULL; unspecified means limited."""
+    return FULL if color.range == FULL else LIMITED
+
+
+class ChromaScaler:
+    """Resamples chroma planes by an integer factor with a bicubic (Catmull-Rom) polyphase filter.
+
+    Keys' cubic convolution with a = -0.5 (IEEE TASSP 29-6, 1981), the same kernel as the networks' skip connection;
+    edges are replicated. One 4x4 kernel per output phase, evaluated at source size.
+    """
+
+    def __init__(self, layout: PixelLayout, color: ColorSpec, scale: int) -> None:
+        x, y = siting_of(color)
+        self._scale = scale
+        self._peak = (1 << layout.bits) - 1
+        self._deep = layout.bits != 8 * layout.dtype.itemsize
+        self._columns = [_taps(phase) for phase in _phases(scale, layout.log2_chroma_w, x)]
+        self._rows = [_taps(phase) for phase in _phases(scale, layout.log2_chroma_h, y)]
+
+    def resample(self, plane: Plane, into: Plane) -> None:
+        """Fills `into` ([about scale·h, about scale·w], cropped for odd luma sizes) from `plane` [h, w]; same dtype."""
+        import cv2
+
+        for row, (row_taps, row_anchor) in enumerate(self._rows):
+            for column, (column_taps, column_anchor) in enumerate(self._columns):
+                target = into[row :: self._scale, column :: self._scale]
+                kernel = np.outer(row_taps, column_taps)
+                phase = cv2.filter2D(
+                    plane, -1, kernel, anchor=(column_anchor, row_anchor), borderType=cv2.BORDER_REPLICATE
+                )
+                target[...] = phase[: target.shape[0], : target.shape[1]]
+        if self._deep:
+            np.minimum(into, self._peak, out=into)
+
+
+def _phases(scale: int, log2_subsampling: int, siting: float) -> list[float]:
+    """Source positions of the first `scale` output chroma samples, in source chroma samples.
+
+    Luma sample k of the output lies at (k + 0.5)/scale - 0.5 in the source; a chroma sample lies `siting` luma
+    samples after the first luma sample of its block, in both.
+    """
+    block = 1 << log2_subsampling
+    offset = siting if log2_subsampling else 0.0
+    return [((block * k + offset + 0.5) / scale - 0.5 - offset) / block for k in range(scale)]
+
+
+def _taps(phase: float) -> tuple[npt.NDArray[np.float32], int]:
+    """Four cubic weights around `phase`, and the index of the one that falls on the sample itself."""
+    base = floor(phase)
+    weights = [_cubic(phase - base - offset) for offset in (-1, 0, 1, 2)]
+    return np.array(weights, np.float32), 1 - base
+
+
+def _cubic(x: float, a: float = -0.5) -> float:
+    x = abs(x)
+    if x <= 1:
+        return ((a + 2) * x - (a + 3)) * x * x + 1
+    if x < 2:
+        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return 0.0

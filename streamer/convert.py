@@ -1,0 +1,161 @@
+"""Between PyAV's frames and ours: planes, formats, colour tags and HDR metadata."""
+
+from __future__ import annotations
+
+import re
+import struct
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+import av
+import numpy as np
+
+from streamer.color import BT709, matrix_of, range_of
+from streamer.frame import FULL, LIMITED, ColorSpec, Mastering, PixelLayout, Plane, VideoFormat, layout_of
+
+_SWS_BICUBIC, _SWS_FULL_CHROMA, _SWS_ACCURATE = 4, 0x2000 | 0x4000, 0x40000
+EXACT = _SWS_BICUBIC | _SWS_FULL_CHROMA | _SWS_ACCURATE
+"""libswscale flags: bicubic, chroma interpolated in full (in and out), rounding exact."""
+
+_CODEC_LINE = re.compile(r"Video: .*?, (?P<pix_fmt>\w+)\((?P<details>[^)]*)\)")
+_LOCATIONS = {"left", "center", "topleft", "top", "bottomleft", "bottom"}
+_dump_lock = threading.Lock()
+
+
+@cache
+def planar_equivalent(pix_fmt: str) -> str:
+    """The planar YUV or gray format that holds `pix_fmt` with the least loss (itself, if it is one).
+
+    Semi-planar and packed YUV are rearranged losslessly, RGB becomes 4:4:4, alpha is left behind.
+    """
+    name = pix_fmt.replace("yuvj", "yuv")
+    if layout_of(name) is not None:
+        return name
+    source = av.VideoFormat(pix_fmt, 16, 16)
+    bits = 8 if source.has_palette else max(part.bits for part in source.components)
+    depth = "" if bits <= 8 else f"{min(size for size in (9, 10, 12, 14, 16) if size >= min(bits, 16))}le"
+    colors = len(source.components) - has_alpha(pix_fmt)
+    if colors == 1 and not source.has_palette:
+        return "gray" + depth
+    if source.is_rgb or source.has_palette:
+        return "yuv444p" + depth
+    if source.chroma_height(16) < 16:
+        return "yuv420p" + depth
+    return ("yuv444p" if source.chroma_width(16) == 16 else "yuv422p") + depth
+
+
+@cache
+def has_alpha(pix_fmt: str) -> bool:
+    """Whether `pix_fmt` has an alpha channel (palettes, which may hold one, don't count)."""
+    return any(part.is_alpha for part in av.VideoFormat(pix_fmt, 16, 16).components)
+
+
+def planes_of(picture: av.VideoFrame, layout: PixelLayout) -> tuple[Plane, ...]:
+    """Read-only views of the planes of `picture`, without a copy; they keep its memory alive."""
+    shapes = layout.shapes(picture.width, picture.height)
+    planes = []
+    for plane, (height, width) in zip(picture.planes[: layout.planes], shapes, strict=True):
+        stride = plane.line_size // layout.dtype.itemsize
+        samples = np.frombuffer(plane, layout.dtype, count=stride * height).reshape(height, stride)[:, :width]
+        samples.flags.writeable = False
+        planes.append(samples)
+    return tuple(planes)
+
+
+def fill_picture(picture: av.VideoFrame, planes: Sequence[Plane]) -> None:
+    """Copies `planes` into `picture`, whose planes may be larger (padding): the last sample is repeated."""
+    for target, samples in zip(picture.planes, planes, strict=True):
+        stride = target.line_size // samples.itemsize
+        height, width = samples.shape
+        rows = target.buffer_size // target.line_size
+        whole = np.frombuffer(target, samples.dtype, count=stride * rows).reshape(rows, stride)
+        whole[:height, :width] = samples
+        if target.width > width:
+            whole[:height, width : target.width] = samples[:, -1:]
+        whole[height : target.height] = whole[height - 1]
+
+
+def set_color(target: Any, color: ColorSpec) -> None:
+    """Tags a PyAV frame or codec context."""
+    target.color_range = color.range
+    target.colorspace = color.matrix
+    target.color_primaries = color.primaries
+    target.color_trc = color.transfer
+
+
+def picture_color(picture: av.VideoFrame, chroma_location: str) -> ColorSpec:
+    """The colour tags of a decoded picture; a `yuvj` format means full range."""
+    full = picture.format.name.startswith("yuvj")
+    return ColorSpec(
+        int(picture.color_primaries),
+        int(picture.color_trc),
+        int(picture.colorspace),
+        FULL if full else int(picture.color_range),
+        chroma_location,
+    )
+
+
+def rgb_as_yuv(color: ColorSpec, *, still: bool) -> ColorSpec:
+    """The colour that RGB pictures take as YUV: BT.709, full range for stills (finer steps), limited for video."""
+    return replace(color, matrix=BT709, range=FULL if still else LIMITED, chroma_location="unspecified")
+
+
+def to_planar(picture: av.VideoFrame, target: VideoFormat) -> av.VideoFrame:
+    """`picture` in the size, pixel format, matrix and range of `target`, through libswscale."""
+    source_color = picture_color(picture, "unspecified")
+    source = VideoFormat(picture.width, picture.height, picture.format.name, source_color)
+    return picture.reformat(
+        width=target.width,
+        height=target.height,
+        format=target.pix_fmt,
+        src_colorspace=matrix_of(source),
+        dst_colorspace=matrix_of(target),
+        src_color_range=FULL if picture.format.is_rgb else range_of(source_color),
+        dst_color_range=range_of(target.color),
+        interpolation=EXACT,
+    )
+
+
+def chroma_location(container: Any, index: int) -> str:
+    """The chroma siting of stream `index` of an open container, "unspecified" if it isn't signalled.
+
+    PyAV has no attribute for it; FFmpeg names it in its verbose description of the container.
+    """
+    with _dump_lock:
+        level = av.logging.get_level()
+        av.logging.set_level(av.logging.VERBOSE)
+        av.logging.set_libav_level(av.logging.VERBOSE)
+        try:
+            description = container.dumps_format()
+        finally:
+            av.logging.set_level(level)
+            av.logging.set_libav_level(av.logging.WARNING if level is None else level)
+    for line in description.splitlines():
+        if re.match(rf"\s*Stream #0:{index}\b", line):
+            match = _CODEC_LINE.search(line)
+            details = set(match["details"].split(", ")) if match else set()
+            return next(iter(details & _LOCATIONS), "unspecified")
+    return "unspecified"
+
+
+def mastering_of(picture: av.VideoFrame) -> Mastering | None:
+    """The HDR metadata of a picture's side data (FFmpeg's AVMasteringDisplayMetadata and AVContentLightMetadata)."""
+    found = {item.type.name: bytes(item) for item in picture.side_data}
+    display, light = found.get("MASTERING_DISPLAY_METADATA"), found.get("CONTENT_LIGHT_LEVEL")
+    if display is None and light is None:
+        return None
+    primaries, luminance = _mastering_display(display) if display else (None, None)
+    max_cll, max_fall = struct.unpack_from("=II", light) if light else (None, None)
+    return Mastering(primaries, luminance, max_cll, max_fall)
+
+
+def _mastering_display(data: bytes) -> tuple[Any, Any]:
+    numbers = struct.unpack_from("=22i", data)
+    values = [Fraction(n, d) if d else Fraction(0) for n, d in zip(numbers[0:20:2], numbers[1:20:2], strict=True)]
+    primaries = tuple((values[k], values[k + 1]) for k in range(0, 8, 2))
+    has_primaries, has_luminance = numbers[20:22]
+    return (primaries if has_primaries else None), ((values[8], values[9]) if has_luminance else None)

@@ -1,0 +1,80 @@
+"""What works on this machine, what doesn't, and why."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+
+import av
+
+import engines
+import streamer
+from onnx_models.cards import CardError, list_cards, verify
+from streamer.sinks.codecs import CODECS
+
+_PACKAGES = ("av", "numpy", "onnx", "opencv-python-headless", "openvino", "onnxruntime", "imageio-ffmpeg")
+
+
+def report() -> str:
+    """The whole report as text."""
+    sections = {"machine": _machine(), "packages": _packages(), "engines": engine_table(), "models": _models()}
+    sections["encoders"] = _encoders()
+    return "\n\n".join(f"{title}\n{_indented(text)}" for title, text in sections.items())
+
+
+def engine_table() -> str:
+    """One row per engine in order of preference: usable or not, version, and why."""
+    lines = []
+    for row in engines.available_engines():
+        mark = "yes" if row.usable else "no "
+        lines.append(f"{mark}  {row.name:13} {row.version or '-':12} {row.reason}")
+    try:
+        choice = engines.choose_engine("auto").row.name
+    except engines.EngineError as error:
+        choice = str(error)
+    lines.append(f"auto chooses: {choice}")
+    return "\n".join(lines)
+
+
+def _machine() -> str:
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{platform.platform()}, Python {platform.python_version()}, {cpus} CPUs to use"
+
+
+def _packages() -> str:
+    lines = [f"streamer-enhancer {streamer.__version__}"]
+    for name in _PACKAGES:
+        try:
+            lines.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            lines.append(f"{name} not installed")
+    lines.append(f"FFmpeg {av.ffmpeg_version_info}")
+    return "\n".join(lines)
+
+
+def _models() -> str:
+    lines = []
+    for card in list_cards():
+        try:
+            verify(card)
+            lines.append(f"{card.name}: ok")
+        except CardError as error:
+            lines.append(f"{card.name}: {error}")
+    return "\n".join(lines)
+
+
+def _encoders() -> str:
+    lines = []
+    for name, encoders in CODECS.items():
+        built = [encoder for encoder in encoders if encoder in av.codecs_available]
+        lines.append(f"{name}: {', '.join(built) or 'not in this FFmpeg build'}{_nvenc_note(name)}")
+    return "\n".join(lines)
+
+
+def _nvenc_note(name: str) -> str:
+    return " (needs an NVIDIA GPU and driver at run time)" if "nvenc" in name else ""
+
+
+def _indented(text: str) -> str:
+    return "\n".join("  " + line for line in text.splitlines())

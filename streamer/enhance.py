@@ -1,0 +1,163 @@
+"""The enhance stage: luma through a network, chroma resampled beside it, several frames in flight, out in order."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+import engines
+from onnx_models.cards import ModelCard, verify
+from streamer.color import ChromaScaler
+from streamer.errors import EnhanceError, UsageError
+from streamer.frame import MAX_PIXELS, MAX_SIDE_PX, Frame, Plane, VideoFormat
+from streamer.pool import PlanePool
+from streamer.tiling import Tile, TilePlan, plan_tiles
+
+log = logging.getLogger(__name__)
+
+MAX_STRENGTH = 1.5
+MAX_TILE_PX = 1 << 20
+"""Larger frames are cut into tiles, which bounds the engine's memory and keeps it in the processor's caches."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Inference:
+    ticket: engines.Ticket
+    tile: Tile
+    frame: Frame
+    planes: tuple[Plane, ...]
+    last: bool
+    """Whether the frame is complete when this tile is pasted."""
+
+
+class EnhanceStage:
+    """Enhances every frame with one model on one engine.
+
+    The network gets luma only; chroma planes are resampled with a bicubic filter at the stream's siting. Depth,
+    colour and time stay as they are; the size grows by the model's scale. `strength` blends from the interpolated
+    picture (0) to the network's (1) and may exaggerate up to MAX_STRENGTH; it may be set while running, from any
+    thread. `slots` inferences are in flight, so up to that many frames are held back until `flush`.
+    """
+
+    name = "enhance"
+
+    def __init__(
+        self,
+        card: ModelCard,
+        *,
+        engine: str = "auto",
+        device: int = 0,
+        strength: float = 1.0,
+        max_tile_px: int = MAX_TILE_PX,
+        threads: int | None = None,
+    ) -> None:
+        self.card = card
+        self.strength = check_strength(strength)
+        self._engine_name = engine
+        self._device = device
+        self._max_tile_px = max_tile_px
+        self._threads = threads
+        self._engine: engines.Engine | None = None
+        self._in_flight: deque[_Inference] = deque()
+        self._pool = PlanePool()
+
+    @property
+    def engine_name(self) -> str:
+        """The back end that runs, or will be asked for."""
+        return self._engine.name if self._engine is not None else self._engine_name
+
+    @property
+    def planes_allocated(self) -> int:
+        """Picture buffers ever allocated; constant in the steady state."""
+        return self._pool.allocated
+
+    def open(self, format: VideoFormat) -> VideoFormat:
+        """Opens the engine for tiles of this format. Raises EnhanceError if the card, engine or size doesn't allow it."""
+        import cv2
+
+        cv2.setNumThreads(1)  # chroma is cheap, and the cores belong to the network, decoder and encoder
+        verify(self.card)
+        scale = self.card.scale
+        self._output_format = replace(format, width=format.width * scale, height=format.height * scale)
+        _check_output(self._output_format)
+        self._plan = plan_tiles(
+            format.width,
+            format.height,
+            halo=self.card.halo_px,
+            multiple_of=self.card.multiple_of,
+            max_px=self._max_tile_px,
+        )
+        if len(self._plan.tiles) > 1:
+            log.info("frames go through the engine in %d tiles", len(self._plan.tiles))
+        self._chroma = ChromaScaler(format.layout, format.color, scale)
+        self._engine = self._open_engine(format, self._plan)
+        return self._output_format
+
+    def process(self, frame: Frame) -> Iterator[Frame]:
+        assert self._engine is not None
+        tiles = self._plan.tiles
+        planes = self._pool.planes(frame.format.layout, self._output_format.width, self._output_format.height)
+        strength = np.array([self.strength], np.float32)
+        for tile in tiles:
+            if len(self._in_flight) == self._engine.slots:
+                yield from self._collect()
+            luma = self._plan.cut(frame.planes[0], tile)[None, None]
+            ticket = self._engine.submit({"luma": luma, "strength": strength})
+            self._in_flight.append(_Inference(ticket, tile, frame, planes, last=tile is tiles[-1]))
+        # While the network works, this thread is free for chroma.
+        for source, target in zip(frame.planes[1:], planes[1:], strict=True):
+            self._chroma.resample(source, target)
+
+    def flush(self) -> Iterator[Frame]:
+        while self._in_flight:
+            yield from self._collect()
+
+    def reset(self) -> None:
+        """Nothing to forget: every frame is enhanced by itself."""
+
+    def close(self) -> None:
+        self._in_flight.clear()
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def _open_engine(self, format: VideoFormat, plan: TilePlan) -> engines.Engine:
+        return engines.open_engine(
+            self.card.path,
+            height=plan.tile_height,
+            width=plan.tile_width,
+            bits=format.layout.bits,
+            engine=self._engine_name,
+            device=self._device,
+            threads=self._threads,
+        )
+
+    def _collect(self) -> Iterator[Frame]:
+        assert self._engine is not None
+        oldest = self._in_flight.popleft()
+        enhanced = self._engine.collect(oldest.ticket)["enhanced"][0, 0]
+        self._plan.paste(enhanced, oldest.tile, self.card.scale, oldest.planes[0])
+        if oldest.last:
+            for plane in oldest.planes:
+                plane.flags.writeable = False
+            yield replace(oldest.frame, planes=oldest.planes, format=self._output_format)
+
+
+def check_strength(strength: float) -> float:
+    """`strength` if it is a number from 0 to MAX_STRENGTH. Raises UsageError otherwise."""
+    if not (math.isfinite(strength) and 0 <= strength <= MAX_STRENGTH):
+        raise UsageError(f"strength {strength} is out of range: 0 (interpolation) to {MAX_STRENGTH}, 1 is the network")
+    return float(strength)
+
+
+def _check_output(format: VideoFormat) -> None:
+    if max(format.width, format.height) > MAX_SIDE_PX or format.width * format.height > MAX_PIXELS:
+        raise EnhanceError(
+            f"the enhanced picture would be {format.width}x{format.height}; the limit is {MAX_SIDE_PX} pixels a side "
+            f"and {MAX_PIXELS >> 20} megapixels: use a smaller --scale"
+        )

@@ -1,0 +1,55 @@
+"""What can go wrong, as one small tree.
+
+    StreamerError            exit code 1
+    ├── UsageError           exit code 2: an argument is unknown or out of range
+    ├── SourceError          the input can't be opened, read or decoded
+    ├── SinkError            the output can't be created, encoded or written
+    └── EnhanceError         a model or an engine can't do what was asked
+
+A message says what was tried, on what, why it failed and what to do about it.
+"""
+
+from __future__ import annotations
+
+import re
+
+
+class StreamerError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(StreamerError, ValueError):
+    """An argument is unknown, contradictory or out of range."""
+
+    exit_code = 2
+
+
+class SourceError(StreamerError):
+    """An input can't be opened, read or decoded."""
+
+
+class SinkError(StreamerError):
+    """An output can't be created, encoded or written."""
+
+
+class EnhanceError(StreamerError):
+    """A model or an engine can't do what was asked of it."""
+
+
+_CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*://)[^/@\s]*@")
+_SECRETS = re.compile(r"(?P<key>[?&](?:passphrase|password|token|key)=)[^&\s]*", re.IGNORECASE)
+
+
+def public_url(url: str) -> str:
+    """`url` as it may appear in a log: user names, passwords and passphrases replaced by `***`."""
+    return _SECRETS.sub(r"\g<key>***", _CREDENTIALS.sub(r"\g<scheme>***@", url))
+
+
+def reason_of(error: BaseException) -> str:
+    """The shortest honest reason in `error`: an operating-system message or the first line of its text."""
+    strerror = getattr(error, "strerror", None)
+    text = str(strerror or error).strip() or type(error).__name__
+    line = text.splitlines()[0]
+    return line[0].lower() + line[1:] if line[:2].istitle() else line

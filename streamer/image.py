@@ -1,0 +1,92 @@
+"""Single pictures as NumPy arrays, without threads or files."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from types import TracebackType
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from streamer.color import BT601
+from streamer.convert import EXACT, fill_picture, planes_of
+from streamer.enhance import EnhanceStage
+from streamer.errors import UsageError
+from streamer.frame import FULL, LIMITED, ColorSpec, Frame, VideoFormat, layout_of
+from streamer.job import choose_model
+
+_COLOR = ColorSpec(matrix=BT601, range=LIMITED)
+_PIX_FMT = "yuv444p12le"
+"""RGB travels as 12-bit Y'CbCr, so that the way there and back costs less than one step of 8 bits."""
+
+
+class ImageEnhancer:
+    """Enhances arrays with one model; the engine stays open between pictures of one size.
+
+    A context manager. Not thread-safe: open, use and close it on one thread.
+    """
+
+    def __init__(self, model: str = "auto", *, scale: int | None = None, engine: str = "auto", strength: float = 1.0):
+        card = choose_model(model, scale)
+        if card is None:
+            raise UsageError("give a model: 'none' does nothing to an image")
+        self._stage = EnhanceStage(card, engine=engine, strength=strength)
+        self._format: VideoFormat | None = None
+
+    def enhance(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """`image` enlarged: uint8 RGB [height, width, 3] or gray [height, width] in full range, and the same out.
+
+        Raises UsageError for another shape or type, EnhanceError or EngineError if it can't be enhanced.
+        """
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+            raise UsageError(f"give uint8 RGB [h, w, 3] or gray [h, w], not {image.dtype} {list(image.shape)}")
+        if image.ndim == 2:
+            return self._run((image,), VideoFormat(image.shape[1], image.shape[0], "gray", ColorSpec(range=FULL)))[0]
+        height, width = image.shape[:2]
+        format = VideoFormat(width, height, _PIX_FMT, _COLOR)
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24").reformat(
+            format=_PIX_FMT, dst_colorspace=BT601, src_color_range=FULL, dst_color_range=LIMITED, interpolation=EXACT
+        )
+        planes = self._run(planes_of(picture, format.layout), format)
+        return _to_rgb(planes)
+
+    def close(self) -> None:
+        self._stage.close()
+        self._format = None
+
+    def __enter__(self) -> ImageEnhancer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, planes: tuple[npt.NDArray[np.uint8], ...], format: VideoFormat) -> tuple[npt.NDArray[np.uint8], ...]:
+        if format != self._format:
+            self._stage.close()
+            self._stage.open(format)
+            self._format = format
+        frame = Frame(planes, format, pts=0, time_base=Fraction(1, 25), duration=1, index=0, captured_ns=0)
+        (result,) = [*self._stage.process(frame), *self._stage.flush()]
+        return result.planes
+
+
+def enhance_image(
+    image: npt.NDArray[np.uint8], *, model: str = "auto", scale: int | None = None, strength: float = 1.0
+) -> npt.NDArray[np.uint8]:
+    """`image` (uint8 RGB [h, w, 3] or gray [h, w]) enlarged by one model; for many, use ImageEnhancer."""
+    with ImageEnhancer(model, scale=scale, strength=strength) as enhancer:
+        return enhancer.enhance(image)
+
+
+def _to_rgb(planes: tuple[npt.NDArray[np.uint8], ...]) -> npt.NDArray[np.uint8]:
+    height, width = planes[0].shape
+    picture = av.VideoFrame(width, height, _PIX_FMT)
+    assert layout_of(_PIX_FMT) is not None
+    fill_picture(picture, planes)
+    rgb = picture.reformat(
+        format="rgb24", src_colorspace=BT601, src_color_range=LIMITED, dst_color_range=FULL, interpolation=EXACT
+    )
+    return np.asarray(rgb.to_ndarray(), np.uint8)

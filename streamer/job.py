@@ -1,0 +1,247 @@
+"""One enhancement job: from names and numbers to a running pipeline and a summary."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from onnx_models.cards import ModelCard, list_cards
+from streamer.enhance import EnhanceStage
+from streamer.errors import UsageError, public_url
+from streamer.frame import Frame
+from streamer.pipeline import Pipeline
+from streamer.sinks import make_sink
+from streamer.sinks.codecs import EncoderSettings
+from streamer.sources import make_source
+from streamer.stage import Source, Stage
+
+log = logging.getLogger(__name__)
+
+DEFAULT_SCALE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is: frames delivered of `total` (None = unknown), media time in seconds, frames per second."""
+
+    frames: int
+    total: int | None
+    time_s: float
+    elapsed_s: float
+
+    @property
+    def fps(self) -> float:
+        return self.frames / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+    @property
+    def speed(self) -> float:
+        """Media seconds per second of work; 1 is real time."""
+        return self.time_s / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a finished job did. `notes` are the warnings that were logged, `stats` as in `Stats.summary`."""
+
+    input: str
+    outputs: tuple[str, ...]
+    model: str
+    engine: str
+    source_size: str
+    output_size: str
+    frames: int
+    media_s: float
+    elapsed_s: float
+    fps: float
+    speed: float
+    """Media seconds per second of work; 1 is real time."""
+    interrupted: bool = False
+    notes: tuple[str, ...] = ()
+    stats: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def enhance(
+    input: str | os.PathLike[str],
+    outputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    model: str = "auto",
+    scale: int | None = None,
+    strength: float = 1.0,
+    engine: str = "auto",
+    device: int = 0,
+    codec: str | None = None,
+    crf: float | None = None,
+    preset: str | None = None,
+    pix_fmt: str | None = None,
+    start: float = 0,
+    duration: float | None = None,
+    force: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Summary:
+    """Enhances a file, image or numbered sequence into one or several outputs.
+
+    `model` is a card's name, "auto" (the first upscaler of `scale`, default 2) or "none" (transcode only);
+    `start` and `duration` are seconds. `on_progress` is called after every frame on the pipeline's deliver thread.
+    On KeyboardInterrupt the outputs are finished with the frames so far; the summary is then the exception's `summary`
+    attribute. Raises StreamerError (UsageError for bad arguments) or EngineError; then no output is left behind, but
+    if the input fails on the way, the outputs are finished with the frames before.
+    """
+    targets = [outputs] if isinstance(outputs, (str, os.PathLike)) else list(outputs)
+    names = [os.fspath(target) for target in targets]
+    source_name = os.fspath(input)
+    _check_names(source_name, names)
+    settings = EncoderSettings(codec, crf, preset, pix_fmt)
+    source = make_source(
+        source_name,
+        start=Fraction(start).limit_denominator(1_000_000),
+        duration=None if duration is None else Fraction(duration).limit_denominator(1_000_000),
+    )
+    card = choose_model(model, scale)
+    stages: list[Stage] = []
+    if card is not None:
+        stages.append(EnhanceStage(card, engine=engine, device=device, strength=strength))
+    sinks = [make_sink(name, settings, force=force) for name in names]
+    run = _Run(source, on_progress)
+    pipeline = Pipeline(source, stages, sinks, on_frame=run.on_frame)
+    with _collected_notes() as notes:
+        interrupt = _wait(pipeline)
+        summary = run.summary(source_name, names, card, stages, pipeline, notes, interrupted=interrupt is not None)
+    if interrupt is not None:
+        interrupt.summary = summary  # type: ignore[attr-defined]  # the caller may want to report what is there
+        raise interrupt
+    return summary
+
+
+def choose_model(name: str, scale: int | None = None) -> ModelCard | None:
+    """The card that `name` and `scale` mean; None for "none".
+
+    Raises UsageError for an unknown name, a scale that no model has, or a name and a scale that disagree.
+    """
+    if name == "none":
+        if scale not in (None, 1):
+            raise UsageError(f"--model none keeps the size: leave out --scale {scale}")
+        return None
+    cards = list_cards()
+    if name == "auto":
+        wanted = DEFAULT_SCALE if scale is None else scale
+        card = next((card for card in cards if card.scale == wanted), None)
+        if card is None:
+            scales = ", ".join(str(value) for value in sorted({card.scale for card in cards}))
+            raise UsageError(f"no model enlarges by {wanted}: --scale can be {scales}")
+        return card
+    card = next((card for card in cards if card.name == name), None)
+    if card is None:
+        raise UsageError(f"unknown model {name!r}: choose one of {', '.join(card.name for card in cards)}, auto or none")
+    if scale is not None and scale != card.scale:
+        raise UsageError(f"model {name} enlarges by {card.scale}, not by {scale}: leave out --scale or --model")
+    return card
+
+
+def _check_names(source: str, outputs: list[str]) -> None:
+    if not outputs:
+        raise UsageError("give at least one output")
+    for index, name in enumerate(outputs):
+        if os.path.exists(name) and os.path.exists(source) and os.path.samefile(name, source):
+            raise UsageError(f"{name} is the input: write to another file")
+        if name in outputs[:index] or os.path.abspath(name) == os.path.abspath(source):
+            raise UsageError(f"{name} is named twice: give every output its own name")
+
+
+def _wait(pipeline: Pipeline) -> KeyboardInterrupt | None:
+    """Runs to the end; a first Ctrl-C ends the stream cleanly and is returned, a second one cancels and is raised."""
+    interrupt = None
+    pipeline.start()
+    try:
+        try:
+            pipeline.wait()
+        except KeyboardInterrupt as error:
+            interrupt = error
+            pipeline.stop()
+            pipeline.wait()
+    except BaseException:
+        pipeline.cancel()
+        pipeline.join()
+        raise
+    return interrupt
+
+
+class _Run:
+    """Counts what is delivered, for progress and summary."""
+
+    def __init__(self, source: Source, on_progress: Callable[[Progress], None] | None) -> None:
+        self._source = source
+        self._on_progress = on_progress
+        self._started_ns = time.monotonic_ns()
+        self._frames = 0
+        self._media_time = Fraction(0)
+        self._last: Frame | None = None
+
+    def on_frame(self, frame: Frame) -> None:
+        self._frames += 1
+        self._media_time += frame.duration * frame.time_base
+        self._size = f"{frame.format.width}x{frame.format.height}"
+        if self._on_progress is not None:
+            elapsed_s = (time.monotonic_ns() - self._started_ns) / 1e9
+            total = self._source.frames_total
+            self._on_progress(Progress(self._frames, total, float(self._media_time), elapsed_s))
+
+    def summary(
+        self,
+        source_name: str,
+        names: list[str],
+        card: ModelCard | None,
+        stages: list[Stage],
+        pipeline: Pipeline,
+        notes: list[str],
+        *,
+        interrupted: bool,
+    ) -> Summary:
+        elapsed_s = (time.monotonic_ns() - self._started_ns) / 1e9
+        engine = next((stage.engine_name for stage in stages if isinstance(stage, EnhanceStage)), "none")
+        format = self._source.format
+        return Summary(
+            input=public_url(source_name),
+            outputs=tuple(names),
+            model=card.name if card else "none",
+            engine=engine,
+            source_size=f"{format.width}x{format.height}",
+            output_size=self._size if self._frames else "",
+            frames=self._frames,
+            media_s=round(float(self._media_time), 3),
+            elapsed_s=round(elapsed_s, 3),
+            fps=round(self._frames / elapsed_s, 2),
+            speed=round(float(self._media_time) / elapsed_s, 3),
+            interrupted=interrupted,
+            notes=tuple(notes),
+            stats=pipeline.stats.summary(),
+        )
+
+
+@contextmanager
+def _collected_notes() -> Iterator[list[str]]:
+    notes: list[str] = []
+    handler = _ListHandler(notes)
+    root = logging.getLogger("streamer")
+    root.addHandler(handler)
+    try:
+        yield notes
+    finally:
+        root.removeHandler(handler)
+
+
+class _ListHandler(logging.Handler):
+    def __init__(self, notes: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._notes = notes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._notes.append(record.getMessage())

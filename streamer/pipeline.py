@@ -1,0 +1,219 @@
+"""capture → stages → deliver: one thread each, joined by bounded channels, walked forward only.
+
+`capture` reads the source; each stage has a thread; `deliver` writes every sink in turn. The end ripples downstream
+by closing channels, and stages flush what they hold. A failing stage or sink cancels everything: sinks abort and
+leave nothing behind. A failing source ends the stream early: what was read is delivered and finished, then the error
+is raised. `wait()` re-raises the first cause with its traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from streamer.channel import Cancelled, Channel, Ended, Overflow
+from streamer.frame import Frame
+from streamer.stage import Sink, Source, Stage
+from streamer.stats import StageStats, Stats
+
+log = logging.getLogger(__name__)
+
+CHANNEL_FRAMES = 2
+"""Capacity of every channel. With one frame inside each thread, a pipeline with one stage holds at most
+2 x 2 + 3 frames plus those in flight in the engine."""
+
+
+class Pipeline:
+    """Runs one source through stages into sinks.
+
+    A context manager: leaving the block normally waits for the end, leaving it with an exception cancels. `on_frame`
+    is called on the deliver thread after every delivered frame; what it raises stops the pipeline like a failing sink.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        stages: Sequence[Stage],
+        sinks: Sequence[Sink],
+        *,
+        capacity: int = CHANNEL_FRAMES,
+        on_frame: Callable[[Frame], None] | None = None,
+    ) -> None:
+        self.stats = Stats(["capture", *(stage.name for stage in stages), "deliver"])
+        self._source = source
+        self._stages = tuple(stages)
+        self._sinks = tuple(sinks)
+        self._on_frame = on_frame
+        head = Overflow.DROP_OLDEST if source.live else Overflow.BLOCK
+        self._channels: list[Channel[Frame]] = [
+            Channel(f"after {name}", capacity, head if name == "capture" else Overflow.BLOCK)
+            for name in ["capture", *(stage.name for stage in stages)]
+        ]
+        self._cause: BaseException | None = None
+        self._lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._guard, args=work, name=name, daemon=True)
+            for name, work in self._work().items()
+        ]
+
+    @property
+    def channels(self) -> tuple[Channel[Frame], ...]:
+        """The hand-offs from head to tail, for their depths and waits."""
+        return tuple(self._channels)
+
+    def start(self) -> Pipeline:
+        """Starts all threads and returns at once; errors surface in `wait`."""
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Ends the stream early but cleanly: frames already captured are delivered, sinks are finished. Any thread."""
+        self._source.interrupt()
+
+    def cancel(self) -> None:
+        """Ends at once: frames under way are discarded and sinks aborted. Any thread."""
+        self._source.interrupt()
+        for channel in self._channels:
+            channel.cancel()
+
+    def wait(self) -> None:
+        """Returns when every thread has ended; re-raises the first cause of a failure with its traceback."""
+        self.join()
+        if self._cause is not None:
+            raise self._cause
+
+    def join(self) -> None:
+        """Returns when every started thread has ended, however it ended."""
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def __enter__(self) -> Pipeline:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.wait()
+            return
+        self.cancel()
+        self.join()
+
+    def _work(self) -> dict[str, tuple[object, ...]]:
+        work: dict[str, tuple[object, ...]] = {"capture": (self._capture,)}
+        for index, stage in enumerate(self._stages):
+            work[stage.name] = (self._run_stage, stage, self._channels[index], self._channels[index + 1])
+        work["deliver"] = (self._deliver,)
+        return work
+
+    def _guard(self, work: Callable[..., None], *arguments: object) -> None:
+        try:
+            work(*arguments)
+        except Cancelled:
+            pass  # somebody else failed first, or the caller cancelled
+        except BaseException as error:  # the thread's outermost guard: every cause must reach wait()
+            self._fail(error)
+            self.cancel()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            if self._cause is None:
+                self._cause = error
+            else:
+                log.debug("a later failure, after the first cause", exc_info=error)
+
+    def _capture(self) -> None:
+        stats, out = self.stats.stages["capture"], self._channels[0]
+        try:
+            self._source.open()
+            saved: tuple[Any, ...] = ()
+            while True:
+                started = time.monotonic_ns()
+                frame = self._source.read()
+                if frame is None:
+                    break
+                stats.service.add(time.monotonic_ns() - started)
+                stats.frames_out += 1
+                displaced = out.put(replace(frame, packets=saved + frame.packets) if saved else frame)
+                # A dropped picture must not drop the sound that rode on it.
+                saved = displaced.packets if displaced else ()
+                self.stats.dropped += displaced is not None
+        except Cancelled:
+            raise
+        except Exception as error:
+            self._fail(error)  # not cancelled: what was read before is still delivered and finished
+        finally:
+            try:
+                self._source.close()
+            finally:
+                out.close()
+
+    def _run_stage(self, stage: Stage, into: Channel[Frame], out: Channel[Frame]) -> None:
+        stats = self.stats.stages[stage.name]
+        opened = False
+        try:
+            while True:
+                try:
+                    frame = into.get()
+                except Ended:
+                    break
+                if not opened:
+                    stage.open(frame.format)
+                    opened = True
+                stats.frames_in += 1
+                self._hand_on(stage.process(frame), out, stats)
+            if opened:
+                self._hand_on(stage.flush(), out, stats)
+            out.close()
+        finally:
+            stage.close()
+
+    def _hand_on(self, frames: Iterable[Frame], out: Channel[Frame], stats: StageStats) -> None:
+        service_ns = 0
+        started = time.monotonic_ns()
+        for frame in frames:
+            service_ns += time.monotonic_ns() - started
+            stats.frames_out += 1
+            out.put(frame)
+            started = time.monotonic_ns()
+        stats.service.add(service_ns + time.monotonic_ns() - started)
+
+    def _deliver(self) -> None:
+        stats, into = self.stats.stages["deliver"], self._channels[-1]
+        opened = False
+        try:
+            while True:
+                try:
+                    frame = into.get()
+                except Ended:
+                    break
+                started = time.monotonic_ns()
+                if not opened:
+                    for sink in self._sinks:
+                        sink.open(frame.format, self._source.media)
+                    opened = True
+                stats.frames_in += 1
+                for sink in self._sinks:
+                    sink.write(frame)
+                done = time.monotonic_ns()
+                stats.service.add(done - started)
+                stats.frames_out += 1
+                self.stats.latency.add(done - frame.captured_ns)
+                if self._on_frame is not None:
+                    self._on_frame(frame)
+            for sink in self._sinks:
+                sink.close()
+            for event, number in self._source.counts.items():
+                self.stats.count(event, number)
+        except BaseException:
+            for sink in self._sinks:
+                sink.abort()
+            raise
+

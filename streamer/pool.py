@@ -1,0 +1,62 @@
+"""A pool of picture memory: planes are borrowed by making them and returned by forgetting them."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+
+import numpy as np
+import numpy.typing as npt
+
+from streamer.frame import PixelLayout, Plane
+
+
+class _Lease(np.ndarray):  # type: ignore[type-arg]
+    """A borrowed block. NumPy keeps a view's base when the base is of another class, so a lease lives exactly as
+    long as any plane cut from it, and its end is the signal that the memory is free."""
+
+
+class PlanePool:
+    """Hands out writable planes and takes their memory back when nobody refers to them any more.
+
+    In the steady state nothing is allocated: a pipeline holds a bounded number of frames, so the same few blocks go
+    round. At most `keep` idle blocks of one size are kept. Any thread may allocate, and planes may die on any thread.
+    """
+
+    def __init__(self, keep: int = 16) -> None:
+        self.allocated = 0
+        self._keep = keep
+        self._nbytes = 0
+        self._idle: deque[npt.NDArray[np.uint8]] = deque()
+        self._lock = threading.Lock()
+
+    def planes(self, layout: PixelLayout, width: int, height: int) -> tuple[Plane, ...]:
+        """Uninitialised planes of a `width` x `height` picture, each C-contiguous [height, width]."""
+        shapes = layout.shapes(width, height)
+        sizes = [h * w * layout.dtype.itemsize for h, w in shapes]
+        offsets = np.cumsum([0] + [-(-size // 64) * 64 for size in sizes])
+        lease = self._lease(int(offsets[-1]))
+        return tuple(
+            lease[start : start + size].view(np.ndarray).view(layout.dtype).reshape(shape)
+            for start, size, shape in zip(offsets[:-1], sizes, shapes, strict=True)
+        )
+
+    def _lease(self, nbytes: int) -> _Lease:
+        with self._lock:
+            if nbytes != self._nbytes:
+                self._nbytes = nbytes
+                self._idle.clear()
+            block = self._idle.popleft() if self._idle else None
+            if block is None:
+                self.allocated += 1
+        if block is None:
+            block = np.empty(nbytes, np.uint8)
+        lease = block.view(_Lease)
+        # deque.append is atomic: the finaliser may run anywhere, even inside a call that holds the lock.
+        weakref.finalize(lease, self._give_back, block).atexit = False
+        return lease
+
+    def _give_back(self, block: npt.NDArray[np.uint8]) -> None:
+        if block.nbytes == self._nbytes and len(self._idle) < self._keep:
+            self._idle.append(block)

@@ -1,0 +1,427 @@
+"""Files, still images and numbered sequences: anything that PyAV demuxes and decodes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import av.filter
+import av.stream
+
+from streamer.clock import Timeline, ticks
+from streamer.color import range_of
+from streamer.convert import (
+    chroma_location,
+    has_alpha,
+    mastering_of,
+    picture_color,
+    planar_equivalent,
+    planes_of,
+    rgb_as_yuv,
+    to_planar,
+)
+from streamer.errors import SourceError, public_url, reason_of
+from streamer.frame import MAX_PIXELS, MAX_SIDE_PX, Frame, VideoFormat
+from streamer.stage import Media
+
+log = logging.getLogger(__name__)
+
+_SEQUENCE = re.compile(r"%0?\d*d")
+_STILL_FORMATS = ("image2", "_pipe")
+_MAX_DEMUX_ERRORS = 100
+_CENTERED_CODECS = {"mjpeg", "mpeg1video", "webp"}
+
+
+class MediaSource:
+    """Decodes the first video stream of a file and carries its other streams along as packets.
+
+    Pictures leave in presentation order with their own timestamps. One picture is held back, so that a frame knows
+    when the next begins (its exact duration) and the last one takes all remaining packets with it. Interlaced
+    pictures are deinterlaced (bwdif, one frame per frame). A picture whose size or format differs from the first is
+    converted to the first's. Corrupt packets are skipped and counted.
+    """
+
+    live = False
+
+    def __init__(self, url: str, *, start: Fraction = Fraction(0), duration: Fraction | None = None) -> None:
+        self._url = url
+        self._name = public_url(url)
+        self._start = start
+        self._duration = duration
+        self._container: Any = None
+        self._interrupted = threading.Event()
+        self._graph: av.filter.Graph | None = None
+        self.counts: dict[str, int] = {}
+
+    @property
+    def format(self) -> VideoFormat:
+        return self._format
+
+    @property
+    def media(self) -> Media:
+        return self._media
+
+    @property
+    def frames_total(self) -> int | None:
+        """The container's count, or an estimate from its duration; None if it says neither."""
+        seconds = self._seconds
+        if self._duration is not None:
+            seconds = self._duration if seconds is None else min(seconds, self._duration)
+        elif not self._start and self._stream.frames:
+            return int(self._stream.frames)
+        return round(seconds * self._format.rate) if seconds and self._format.rate else None
+
+    def open(self) -> None:
+        self._container = _open_container(self._url, self._name)
+        try:
+            self._stream = _pick_video(self._container, self._name)
+            self._open_decoder()
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self) -> Frame | None:
+        if self._interrupted.is_set():
+            return None
+        return next(self._frames, None)
+
+    def interrupt(self) -> None:
+        self._interrupted.set()
+
+    def close(self) -> None:
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    def _open_decoder(self) -> None:
+        stream = self._stream
+        stream.thread_type = "AUTO"
+        rate = stream.average_rate or stream.guessed_rate
+        self._rate = Fraction(rate.numerator, rate.denominator) if rate else None
+        self._time_base = Fraction(stream.time_base.numerator, stream.time_base.denominator)
+        self._timeline = Timeline(self._time_base, self._rate)
+        self._origin = self._seek() if self._start else Fraction(0)
+        self._companions = _companions(self._container, stream)
+        events = self._events()
+        head: list[Any] = []
+        for event in events:
+            head.append(event)
+            if isinstance(event, av.VideoFrame):
+                break
+        if not head or not isinstance(head[-1], av.VideoFrame):
+            raise SourceError(self._no_picture())
+        first = head[-1]
+        self._format = self._describe(first)
+        self._media = self._describe_media(first)
+        self._frames = self._walk(head, events)
+
+    def _no_picture(self) -> str:
+        damaged = self.counts.get("corrupt packets", 0)
+        if self._start:
+            return f"can't read {self._name} from {float(self._start):g} s on: it has no picture there; lower --start"
+        detail = f"{damaged} damaged packets and nothing else" if damaged else "its video stream is empty"
+        return f"can't decode {self._name}: {detail}; the file may be truncated or not a video"
+
+    @property
+    def _seconds(self) -> Fraction | None:
+        if self._stream.duration:
+            total = self._stream.duration * self._time_base
+        elif self._container.duration:
+            total = Fraction(self._container.duration, av.time_base)
+        else:
+            return None
+        return max(Fraction(0), total - self._start)
+
+    def _seek(self) -> Fraction:
+        begin = Fraction(self._container.start_time or 0, av.time_base) + self._start
+        try:
+            self._container.seek(int(begin * av.time_base), backward=True)
+        except av.error.FFmpegError as error:
+            log.info("%s can't seek (%s): reading up to the start position", self._name, reason_of(error))
+        return begin
+
+    # -- what the first picture tells ---------------------------------------------------------------------------
+
+    def _describe(self, picture: av.VideoFrame) -> VideoFormat:
+        stream, original = self._stream, picture.format.name
+        location = chroma_location(self._container, stream.index)
+        if location == "unspecified" and stream.codec_context.name in _CENTERED_CODECS:
+            location = "center"
+        color = picture_color(picture, location)
+        pix_fmt = planar_equivalent(original)
+        if picture.format.is_rgb or picture.format.has_palette:
+            still = self._container.format.name.endswith(_STILL_FORMATS)
+            color = rgb_as_yuv(color, still=still)
+            log.info("%s is %s: enhanced as %s", self._name, original, pix_fmt)
+        if has_alpha(original):
+            log.warning("%s has an alpha channel: it is left out, the picture is treated as opaque", self._name)
+        sar = stream.sample_aspect_ratio
+        return VideoFormat(
+            picture.width,
+            picture.height,
+            pix_fmt,
+            color,
+            Fraction(sar.numerator, sar.denominator) if sar else Fraction(0),
+            self._rate,
+            picture.rotation,
+            mastering_of(picture),
+        )
+
+    def _describe_media(self, first: av.VideoFrame) -> Media:
+        matrix = next((bytes(item) for item in first.side_data if item.type.name == "DISPLAYMATRIX"), b"")
+        start = (first.pts or 0) * Fraction(first.time_base.numerator, first.time_base.denominator)
+        return Media(
+            companions=tuple(self._companions.values()),
+            metadata=dict(self._container.metadata),
+            chapters=tuple(self._container.chapters()),
+            video_metadata=dict(self._stream.metadata),
+            video_disposition=int(self._stream.disposition),
+            display_matrix=tuple(memoryview(matrix).cast("i")) if matrix else None,
+            start=start - self._origin,
+        )
+
+    # -- the walk: packets → pictures → frames --------------------------------------------------------------------
+
+    def _walk(self, head: list[Any], events: Iterator[Any]) -> Iterator[Frame]:
+        pending: tuple[av.VideoFrame, int] | None = None
+        packets: list[Any] = []
+        index = 0
+        for event in _chain(head, events):
+            if not isinstance(event, av.VideoFrame):
+                packets.append(event)
+                continue
+            pts = self._place(event)
+            if pts is None:
+                continue
+            if self._is_past_end(pts):
+                break
+            if pending is not None:
+                yield self._frame(*pending, pts - pending[1], index, packets)
+                packets, index = [], index + 1
+            pending = (event, pts)
+        if pending is not None:
+            yield self._frame(*pending, self._last_duration(pending[0]), index, packets)
+        self._say_counts()
+
+    def _place(self, picture: av.VideoFrame) -> int | None:
+        """The picture's time in stream units from the start position, or None if it lies before."""
+        pts = picture.pts
+        if pts is not None:
+            # Filters and repaired streams may count in another unit than the stream.
+            unit = Fraction(picture.time_base.numerator, picture.time_base.denominator)
+            pts = ticks(pts * unit - self._origin, self._time_base)
+            if self._start and pts < 0:
+                return None
+        return self._timeline.place(pts)
+
+    def _is_past_end(self, pts: int) -> bool:
+        return self._duration is not None and pts * self._time_base - self._first_time >= self._duration
+
+    @property
+    def _first_time(self) -> Fraction:
+        return Fraction(0) if self._start else self._media.start
+
+    def _last_duration(self, picture: av.VideoFrame) -> int:
+        unit = Fraction(picture.time_base.numerator, picture.time_base.denominator)
+        return ticks(picture.duration * unit, self._time_base) or self._timeline.interval
+
+    def _frame(self, picture: av.VideoFrame, pts: int, duration: int, index: int, packets: list[Any]) -> Frame:
+        captured_ns = time.monotonic_ns()
+        name = picture.format.name.replace("yuvj", "yuv")
+        size = (picture.width, picture.height)
+        same_size = size == (self._format.width, self._format.height)
+        same_range = range_of(picture_color(picture, "")) == range_of(self._format.color)
+        if not (same_size and name == self._format.pix_fmt and same_range):
+            if not same_size or planar_equivalent(name) != self._format.pix_fmt:
+                self._count("format changes")
+            picture = to_planar(picture, self._format)
+        return Frame(
+            planes=planes_of(picture, self._format.layout),
+            format=self._format,
+            pts=pts,
+            time_base=self._time_base,
+            duration=duration,
+            index=index,
+            captured_ns=captured_ns,
+            packets=tuple(self._shifted(packets)),
+        )
+
+    def _shifted(self, packets: list[Any]) -> Iterator[Any]:
+        for packet in packets:
+            if self._start:
+                shift = ticks(self._origin, packet.time_base)
+                if packet.pts is not None and packet.pts < shift:
+                    continue
+                packet.pts = None if packet.pts is None else packet.pts - shift
+                packet.dts = None if packet.dts is None else packet.dts - shift
+            yield packet
+
+    def _events(self) -> Iterator[Any]:
+        """Decoded pictures of the video stream and packets of the companions, in the order of the file."""
+        for packet in self._packets():
+            if self._interrupted.is_set():
+                return
+            if packet.stream.index == self._stream.index:
+                yield from self._deinterlaced(self._decoded(packet))
+            elif packet.size and packet.stream.index in self._companions:
+                yield packet
+        if self._graph is not None:
+            self._graph.push(None)
+            yield from self._pulled()
+
+    def _packets(self) -> Iterator[Any]:
+        """All packets, then one empty packet per stream that drains its decoder; skips damage between packets."""
+        errors = 0
+        while True:
+            try:
+                for packet in self._container.demux():
+                    errors = 0
+                    yield packet
+                return
+            except av.error.InvalidDataError as error:
+                errors += 1
+                self._count("corrupt packets")
+                if errors > _MAX_DEMUX_ERRORS:
+                    raise SourceError(f"{self._name} is damaged beyond reading: {reason_of(error)}") from error
+            except av.error.FFmpegError as error:
+                raise SourceError(f"can't go on reading {self._name}: {reason_of(error)}") from error
+
+    def _decoded(self, packet: Any) -> Iterator[av.VideoFrame]:
+        try:
+            for picture in packet.decode():
+                self._check_size(picture)
+                yield picture
+        except av.error.MemoryError as error:
+            raise SourceError(f"can't decode {self._name}: not enough memory for its pictures") from error
+        except av.error.FFmpegError:
+            self._count("corrupt packets")
+
+    def _check_size(self, picture: av.VideoFrame) -> None:
+        width, height = picture.width, picture.height
+        if max(width, height) > MAX_SIDE_PX or width * height > MAX_PIXELS:
+            raise SourceError(
+                f"{self._name} has pictures of {width}x{height}; the limit is {MAX_SIDE_PX} pixels a side and "
+                f"{MAX_PIXELS >> 20} megapixels"
+            )
+
+    def _deinterlaced(self, pictures: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        for picture in pictures:
+            if picture.interlaced_frame and self._graph is None:
+                log.warning("%s is interlaced: deinterlacing with bwdif, one frame per frame", self._name)
+                self._graph = self._bwdif(picture)
+            if self._graph is None:
+                yield picture
+                continue
+            self._count("deinterlaced frames", picture.interlaced_frame)
+            self._graph.push(picture)
+            yield from self._pulled()
+
+    def _bwdif(self, picture: av.VideoFrame) -> av.filter.Graph:
+        graph = av.filter.Graph()
+        source = graph.add_buffer(
+            width=picture.width, height=picture.height, format=picture.format.name, time_base=self._time_base
+        )
+        graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink"))
+        graph.configure()
+        return graph
+
+    def _pulled(self) -> Iterator[av.VideoFrame]:
+        assert self._graph is not None
+        while True:
+            try:
+                picture = self._graph.pull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+            assert isinstance(picture, av.VideoFrame)
+            yield picture
+
+    def _count(self, event: str, number: int = 1) -> None:
+        self.counts[event] = self.counts.get(event, 0) + number
+
+    def _say_counts(self) -> None:
+        if self._timeline.repaired:
+            self._count("repaired timestamps", self._timeline.repaired)
+        for event in ("corrupt packets", "format changes", "repaired timestamps"):
+            if self.counts.get(event):
+                log.warning("%s: %d %s", self._name, self.counts[event], event)
+
+
+def _chain(head: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
+    # Hands over and forgets, so that the first pictures aren't kept alive.
+    while head:
+        yield head.pop(0)
+    yield from rest
+
+
+def _open_container(url: str, name: str) -> Any:
+    options: dict[str, str] = {}
+    target = url
+    if "://" not in url:
+        target = os.path.abspath(url)
+        if _SEQUENCE.search(os.path.basename(target)):
+            options = {"start_number": str(_first_number(Path(target), name))}
+        elif os.path.isdir(target):
+            raise SourceError(
+                f"can't read {name}: it is a folder; for a numbered sequence write {os.path.join(name, '%05d.png')}"
+            )
+        elif os.path.isfile(target) and os.path.getsize(target) == 0:
+            raise SourceError(f"can't read {name}: the file is empty")
+    try:
+        return av.open(target, options=options, metadata_errors="replace", timeout=(10.0, 30.0))
+    except FileNotFoundError as error:
+        raise SourceError(f"can't read {name}: no such file; check the path") from error
+    except PermissionError as error:
+        raise SourceError(f"can't read {name}: permission denied") from error
+    except av.error.InvalidDataError as error:
+        raise SourceError(
+            f"can't read {name}: it isn't a video or image that FFmpeg knows, or its index is missing because the "
+            "recording was cut off"
+        ) from error
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise SourceError(f"can't read {name}: {reason_of(error)}") from error
+
+
+def _first_number(pattern: Path, name: str) -> int:
+    """The lowest number in a sequence such as frames/%05d.png; FFmpeg by itself looks no further than 4."""
+    token = _SEQUENCE.search(pattern.name)
+    assert token is not None
+    before, after = pattern.name[: token.start()], pattern.name[token.end() :]
+    match = re.compile(re.escape(before) + r"(\d+)" + re.escape(after)).fullmatch
+    names = os.listdir(pattern.parent) if pattern.parent.is_dir() else []
+    numbers = [int(found[1]) for entry in names if (found := match(entry)) and pattern.name % int(found[1]) == entry]
+    if not numbers:
+        raise SourceError(f"can't read {name}: no picture matches it; check the folder and the number of digits")
+    return min(numbers)
+
+
+def _pick_video(container: Any, name: str) -> Any:
+    attached = av.stream.Disposition.attached_pic
+    pictures = [stream for stream in container.streams.video if not stream.disposition & attached]
+    if not pictures:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
+        raise SourceError(f"can't enhance {name}: it has no video, only {kinds}")
+    if pictures[0].codec_context is None:
+        raise SourceError(f"can't decode {name}: no decoder for its video codec in this FFmpeg build")
+    return pictures[0]
+
+
+def _companions(container: Any, video: Any) -> dict[int, Any]:
+    """The streams that go along: everything but the enhanced one and untyped data tracks."""
+    kept = {}
+    for stream in container.streams:
+        if stream.index == video.index:
+            continue
+        if stream.type in ("audio", "subtitle", "attachment", "video"):
+            kept[stream.index] = stream
+        else:
+            log.info("stream #%d (%s) is not carried over: only its container knows what it means", stream.index, stream.type)
+    return kept

@@ -1,0 +1,106 @@
+"""The three contracts of a pipeline: what gives frames, what changes them, what takes them.
+
+Constructors store; `open` acquires; `close` is harmless when repeated. Each object is opened, used and closed on the
+one thread that the pipeline gives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Protocol
+
+from streamer.frame import Frame, VideoFormat
+
+
+@dataclass(frozen=True)
+class Media:
+    """What a source carries beside its pictures, for sinks that can keep it.
+
+    `companions` are the PyAV streams whose packets ride on the frames (`Frame.packets`) and are copied bit for bit;
+    `metadata` and `chapters` are the container's, `video_metadata` and `video_disposition` the picture stream's.
+    `display_matrix` is FFmpeg's 3x3 display transform (16.16 fixed point), `start` the first picture's time in seconds.
+    """
+
+    companions: tuple[Any, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    chapters: tuple[Any, ...] = ()
+    video_metadata: Mapping[str, str] = field(default_factory=dict)
+    video_disposition: int = 0
+    display_matrix: tuple[int, ...] | None = None
+    start: Fraction = Fraction(0)
+
+
+class Source(Protocol):
+    """Gives frames in order of time, all of one format.
+
+    `live` sources give frames at their own times and may be dropped at the head; others wait for the pipeline.
+    `frames_total` is the expected number of frames, if known; `counts` what was unusual so far, by name.
+    """
+
+    live: bool
+
+    @property
+    def format(self) -> VideoFormat: ...
+    @property
+    def media(self) -> Media: ...
+    @property
+    def frames_total(self) -> int | None: ...
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+
+    def open(self) -> None:
+        """Acquires the input and learns its format. Raises SourceError."""
+
+    def read(self) -> Frame | None:
+        """The next frame, or None at the end (also after `interrupt`). Raises SourceError; an error is never an end."""
+
+    def interrupt(self) -> None:
+        """Makes a running or later `read` return None soon. Any thread."""
+
+    def close(self) -> None:
+        """Releases the input."""
+
+
+class Stage(Protocol):
+    """Turns frames into frames; may hold some back. Frames come out in the order in which they went in."""
+
+    name: str
+
+    def open(self, format: VideoFormat) -> VideoFormat:
+        """Prepares for frames of `format`; returns the format of what will come out. Raises StreamerError."""
+
+    def process(self, frame: Frame) -> Iterable[Frame]:
+        """Takes one frame, gives those that are ready: none, one or several."""
+
+    def flush(self) -> Iterable[Frame]:
+        """Gives what is still held back; called once, at the end."""
+
+    def reset(self) -> None:
+        """Forgets temporal state: the next frame stands alone."""
+
+    def close(self) -> None:
+        """Releases what `open` acquired."""
+
+
+class Sink(Protocol):
+    """Takes frames; a `write` that blocks is back-pressure.
+
+    After the last frame exactly one of `close` (finish: flush, complete, publish) or `abort` (discard, leave nothing
+    behind) is called; either is harmless when repeated or called without `open`.
+    """
+
+    name: str
+
+    def open(self, format: VideoFormat, media: Media) -> None:
+        """Prepares for frames of `format`. Raises SinkError."""
+
+    def write(self, frame: Frame) -> None:
+        """Takes one frame. Raises SinkError."""
+
+    def close(self) -> None:
+        """Flushes and finishes the output. Raises SinkError."""
+
+    def abort(self) -> None:
+        """Discards an unfinished output. Doesn't raise."""

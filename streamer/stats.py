@@ -1,0 +1,98 @@
+"""Counters and distributions of a running pipeline, cheap enough to be always on."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class Distribution:
+    """Percentiles of positive durations in constant memory.
+
+    Counts fall into buckets whose bounds grow by 4 %, so a percentile is exact within 2 % (the geometric middle of
+    its bucket). One thread adds, any thread reads.
+    """
+
+    _GROWTH = math.log(1.04)
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total_ns = 0
+        self.max_ns = 0
+        self._buckets: dict[int, int] = {}
+
+    def add(self, duration_ns: int) -> None:
+        bucket = int(math.log(max(duration_ns, 1)) / self._GROWTH)
+        self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
+        self.count += 1
+        self.total_ns += duration_ns
+        self.max_ns = max(self.max_ns, duration_ns)
+
+    @property
+    def mean_ms(self) -> float:
+        return self.total_ns / self.count / 1e6 if self.count else 0.0
+
+    def percentile_ms(self, percent: float) -> float:
+        """The duration in milliseconds that `percent` of the samples don't exceed; 0 without samples."""
+        buckets = sorted(self._buckets.copy().items())
+        rank = percent / 100 * sum(number for _, number in buckets)
+        seen = 0
+        for bucket, number in buckets:
+            seen += number
+            if seen >= rank:
+                return min(math.exp((bucket + 0.5) * self._GROWTH), self.max_ns) / 1e6
+        return 0.0
+
+
+@dataclass
+class StageStats:
+    """One thread's work: frames in and out, and where its time went."""
+
+    name: str
+    frames_in: int = 0
+    frames_out: int = 0
+    service: Distribution = field(default_factory=Distribution)
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "in": self.frames_in,
+            "out": self.frames_out,
+            "service_ms_mean": round(self.service.mean_ms, 3),
+            "service_ms_p95": round(self.service.percentile_ms(95), 3),
+        }
+
+
+class Stats:
+    """All figures of one pipeline run; written by its threads, readable by any.
+
+    `dropped`: at capture, because the head channel was full. `lagged` (compute missed its slot) and `skipped` (a sink
+    missed its slot) count on live outputs only. `latency` runs from capture to the last sink's return. `events` are
+    named counts of everything unusual: corrupt packets, repaired timestamps, conversions.
+    """
+
+    def __init__(self, stages: list[str]) -> None:
+        self.stages = {name: StageStats(name) for name in stages}
+        self.latency = Distribution()
+        self.dropped = 0
+        self.lagged = 0
+        self.skipped = 0
+        self.events: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def count(self, event: str, number: int = 1) -> None:
+        """Adds to the named count of `event`; any thread."""
+        with self._lock:
+            self.events[event] = self.events.get(event, 0) + number
+
+    def summary(self) -> dict[str, Any]:
+        """Everything as plain values, times in milliseconds."""
+        return {
+            "stages": {name: stage.summary() for name, stage in self.stages.items()},
+            "dropped": self.dropped,
+            "lagged": self.lagged,
+            "skipped": self.skipped,
+            "latency_ms": {f"p{p}": round(self.latency.percentile_ms(p), 1) for p in (50, 95, 99)},
+            "events": dict(self.events),
+        }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from streamer.enhance import EnhanceStage as EnhanceStage
+    from streamer.enhancer import EnhanceStage as EnhanceStage
     from streamer.errors import EnhanceError as EnhanceError
     from streamer.errors import SinkError as SinkError
     from streamer.errors import SourceError as SourceError
@@ -39,7 +39,7 @@ _HOMES = {
     "ColorSpec": "frame",
     "EncoderSettings": "sinks.codecs",
     "EnhanceError": "errors",
-    "EnhanceStage": "enhance",
+    "EnhanceStage": "enhancer",
     "Frame": "frame",
     "ImageEnhancer": "image",
     "Pipeline": "pipeline",

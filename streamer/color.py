@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from streamer.frame import FULL, LIMITED, UNSPECIFIED, ColorSpec, PixelLayout, Plane, VideoFormat
 
-BT709, BT601 = 1, 6
-"""`ColorSpec.matrix` code points of HD and SD video (H.273, table 4)."""
+RGB, BT709, BT601 = 0, 1, 6
+"""`ColorSpec.matrix` code points of RGB, HD and SD video (H.273, table 4)."""
 
 _SITING = {
     "left": (0.0, 0.5),

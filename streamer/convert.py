@@ -14,12 +14,15 @@ from typing import Any
 import av
 import numpy as np
 
-from streamer.color import BT709, matrix_of, range_of
+from streamer.color import BT601, BT709, RGB, matrix_of, range_of
 from streamer.frame import FULL, LIMITED, ColorSpec, Mastering, PixelLayout, Plane, VideoFormat, layout_of
 
 _SWS_BICUBIC, _SWS_FULL_CHROMA, _SWS_ACCURATE = 4, 0x2000 | 0x4000, 0x40000
 EXACT = _SWS_BICUBIC | _SWS_FULL_CHROMA | _SWS_ACCURATE
 """libswscale flags: bicubic, chroma interpolated in full (in and out), rounding exact."""
+
+_SWS_MATRIX = {RGB: None, BT601: 5}
+"""Where libswscale's numbers for matrices are not those of H.273."""
 
 _CODEC_LINE = re.compile(r"Video: .*?, (?P<pix_fmt>\w+)\((?P<details>[^)]*)\)")
 _LOCATIONS = {"left", "center", "topleft", "top", "bottomleft", "bottom"}
@@ -105,16 +108,27 @@ def rgb_as_yuv(color: ColorSpec, *, still: bool) -> ColorSpec:
 
 
 def to_planar(picture: av.VideoFrame, target: VideoFormat) -> av.VideoFrame:
-    """`picture` in the size, pixel format, matrix and range of `target`, through libswscale."""
-    source_color = picture_color(picture, "unspecified")
-    source = VideoFormat(picture.width, picture.height, picture.format.name, source_color)
+    """`picture`, as decoded, in the size, pixel format, matrix and range of `target`."""
+    color = picture_color(picture, "unspecified")
+    if picture.format.is_rgb or picture.format.has_palette:
+        color = replace(color, matrix=RGB, range=FULL)
+    return reformatted(picture, VideoFormat(picture.width, picture.height, picture.format.name, color), target)
+
+
+def reformatted(picture: av.VideoFrame, source: VideoFormat, target: VideoFormat) -> av.VideoFrame:
+    """`picture`, which is of format `source`, as `target`: size, pixel format, matrix and range, through libswscale."""
+    matrices = matrix_of(source), matrix_of(target)
+    if RGB not in matrices and matrices[0] != matrices[1]:
+        # From one YUV matrix to another libswscale only copies; through RGB it converts.
+        middle = replace(target, pix_fmt="rgb48le", color=replace(target.color, matrix=RGB, range=FULL))
+        return reformatted(reformatted(picture, source, middle), middle, target)
     return picture.reformat(
         width=target.width,
         height=target.height,
         format=target.pix_fmt,
-        src_colorspace=matrix_of(source),
-        dst_colorspace=matrix_of(target),
-        src_color_range=FULL if picture.format.is_rgb else range_of(source_color),
+        src_colorspace=_SWS_MATRIX.get(matrices[0], matrices[0]),
+        dst_colorspace=_SWS_MATRIX.get(matrices[1], matrices[1]),
+        src_color_range=range_of(source.color),
         dst_color_range=range_of(target.color),
         interpolation=EXACT,
     )

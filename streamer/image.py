@@ -9,14 +9,15 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from streamer.color import BT601
-from streamer.convert import EXACT, fill_picture, planes_of
-from streamer.enhance import EnhanceStage
+from streamer.color import BT601, RGB
+from streamer.convert import fill_picture, planes_of, reformatted
+from streamer.enhancer import EnhanceStage
 from streamer.errors import UsageError
-from streamer.frame import FULL, LIMITED, ColorSpec, Frame, VideoFormat, layout_of
+from streamer.frame import FULL, LIMITED, ColorSpec, Frame, VideoFormat
 from streamer.job import choose_model
 
-_COLOR = ColorSpec(matrix=BT601, range=LIMITED)
+_YUV = ColorSpec(matrix=BT601, range=LIMITED)
+_RGB = ColorSpec(matrix=RGB, range=FULL)
 _PIX_FMT = "yuv444p12le"
 """RGB travels as 12-bit Y'CbCr, so that the way there and back costs less than one step of 8 bits."""
 
@@ -44,12 +45,10 @@ class ImageEnhancer:
         if image.ndim == 2:
             return self._run((image,), VideoFormat(image.shape[1], image.shape[0], "gray", ColorSpec(range=FULL)))[0]
         height, width = image.shape[:2]
-        format = VideoFormat(width, height, _PIX_FMT, _COLOR)
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24").reformat(
-            format=_PIX_FMT, dst_colorspace=BT601, src_color_range=FULL, dst_color_range=LIMITED, interpolation=EXACT
-        )
-        planes = self._run(planes_of(picture, format.layout), format)
-        return _to_rgb(planes)
+        rgb = VideoFormat(width, height, "rgb24", _RGB)
+        yuv = VideoFormat(width, height, _PIX_FMT, _YUV)
+        picture = reformatted(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24"), rgb, yuv)
+        return _to_rgb(self._run(planes_of(picture, yuv.layout), yuv))
 
     def close(self) -> None:
         self._stage.close()
@@ -84,9 +83,7 @@ def enhance_image(
 def _to_rgb(planes: tuple[npt.NDArray[np.uint8], ...]) -> npt.NDArray[np.uint8]:
     height, width = planes[0].shape
     picture = av.VideoFrame(width, height, _PIX_FMT)
-    assert layout_of(_PIX_FMT) is not None
     fill_picture(picture, planes)
-    rgb = picture.reformat(
-        format="rgb24", src_colorspace=BT601, src_color_range=LIMITED, dst_color_range=FULL, interpolation=EXACT
-    )
+    yuv = VideoFormat(width, height, _PIX_FMT, _YUV)
+    rgb = reformatted(picture, yuv, VideoFormat(width, height, "rgb24", _RGB))
     return np.asarray(rgb.to_ndarray(), np.uint8)

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from onnx_models.cards import ModelCard, list_cards
-from streamer.enhance import EnhanceStage
+from streamer.enhancer import EnhanceStage
 from streamer.errors import UsageError, public_url
 from streamer.frame import Frame
 from streamer.pipeline import Pipeline

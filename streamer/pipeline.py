@@ -56,6 +56,7 @@ class Pipeline:
         ]
         self._cause: BaseException | None = None
         self._lock = threading.Lock()
+        self._delivered = threading.Event()
         self._threads = [
             threading.Thread(target=self._guard, args=work, name=name, daemon=True)
             for name, work in self._work().items()
@@ -150,10 +151,10 @@ class Pipeline:
         except Exception as error:
             self._fail(error)  # not cancelled: what was read before is still delivered and finished
         finally:
-            try:
-                self._source.close()
-            finally:
-                out.close()
+            out.close()
+            # Sinks copy streams and packets out of the open source, so it closes last.
+            self._delivered.wait()
+            self._source.close()
 
     def _run_stage(self, stage: Stage, into: Channel[Frame], out: Channel[Frame]) -> None:
         stats = self.stats.stages[stage.name]
@@ -216,4 +217,6 @@ class Pipeline:
             for sink in self._sinks:
                 sink.abort()
             raise
+        finally:
+            self._delivered.set()
 

@@ -58,7 +58,7 @@ ENCODERS = {
         Encoder("libsvtav1", 25, preset="8", even=True),
         Encoder("libaom-av1", 25, preset="6", preset_option="cpu-used", options={"row-mt": "1"}),
         Encoder("libvpx-vp9", 24, preset="5", preset_option="cpu-used", options={"row-mt": "1", "deadline": "good"}),
-        Encoder("ffv1", crf_option=None, preset_option=None, options={"level": "3", "slices": "4", "slicecrc": "1"}),
+        Encoder("ffv1", crf_option=None, preset_option=None, options={"level": "3", "slicecrc": "1"}),
         Encoder("h264_nvenc", 19, "cq", 51, "p5", options={"rc": "vbr", "tune": "hq"}, even=True),
         Encoder("hevc_nvenc", 20, "cq", 51, "p5", options={"rc": "vbr", "tune": "hq"}, even=True),
         Encoder("av1_nvenc", 25, "cq", 51, "p5", options={"rc": "vbr", "tune": "hq"}, even=True),

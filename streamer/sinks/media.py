@@ -16,8 +16,8 @@ import av
 import av.error
 
 from streamer.clock import ticks
-from streamer.color import matrix_of, range_of
-from streamer.convert import EXACT, fill_picture, set_color
+from streamer.color import RGB, range_of
+from streamer.convert import fill_picture, reformatted, set_color
 from streamer.errors import SinkError, UsageError, reason_of
 from streamer.frame import FULL, MAX_SIDE_PX, Frame, VideoFormat, layout_of
 from streamer.sinks.codecs import (
@@ -33,6 +33,7 @@ from streamer.stage import Media
 
 log = logging.getLogger(__name__)
 
+_LONGEST_DELAY = 1 << 40
 _FF_LAMBDA = 118
 _QSCALE_FLAG = 2
 _VARIABLE_RATE = 0x400
@@ -127,7 +128,7 @@ class MediaSink:
         layout = layout_of(pix_fmt.replace("yuvj", "yuv"))
         color = format.color
         if layout is None and av.VideoFormat(pix_fmt, 16, 16).is_rgb:
-            color = replace(color, matrix=0, range=FULL)
+            color = replace(color, matrix=RGB, range=FULL)
         elif self._encoder.fixed_color is not None:
             matrix, code_range = self._encoder.fixed_color
             color = replace(color, matrix=matrix, range=code_range)
@@ -235,16 +236,7 @@ class MediaSink:
         else:
             fill_picture(self._own, frame.planes)
             set_color(self._own, self._format.color)
-            picture = self._own.reformat(
-                width=self._stored.width,
-                height=self._stored.height,
-                format=self._stored.pix_fmt,
-                src_colorspace=matrix_of(self._format),
-                dst_colorspace=matrix_of(self._stored) if self._stored.color.matrix else None,
-                src_color_range=range_of(self._format.color),
-                dst_color_range=range_of(self._stored.color),
-                interpolation=EXACT,
-            )
+            picture = reformatted(self._own, self._format, self._stored)
         set_color(picture, self._stored.color)
         self._stamp(picture, frame)
         return picture
@@ -292,7 +284,7 @@ class MediaSink:
         try:
             try:
                 self._container = container
-                self._mux_encoded(self._stream.encode(None))
+                self._mux_encoded(_in_decoding_order(self._stream.encode(None)))
             finally:
                 self._container = None
                 container.close()
@@ -342,6 +334,21 @@ class MediaSink:
         if self.__dict__.get("_encoder") and "nvenc" in self._encoder.name:
             hint = "; NVENC needs an NVIDIA GPU and its driver: try --codec h264"
         return SinkError(f"can't {verb} {self.name}: {reason_of(error)}{hint}")
+
+
+def _in_decoding_order(packets: list[Any]) -> list[Any]:
+    """The last packets of a stream, with decoding times that make sense.
+
+    libx265 gives arbitrary ones when a clip is shorter than its look-ahead. The n-th packet to be decoded can wait
+    until the n-th picture in time minus the largest delay that reordering needs.
+    """
+    if all(packet.dts is not None and packet.pts - _LONGEST_DELAY < packet.dts <= packet.pts for packet in packets):
+        return packets
+    times = sorted(packet.pts for packet in packets)
+    delay = max(time - packet.pts for time, packet in zip(times, packets, strict=True))
+    for time, packet in zip(times, packets, strict=True):
+        packet.dts = time - delay
+    return packets
 
 
 def _own_tags(metadata: Any) -> dict[str, str]:

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 _SEQUENCE = re.compile(r"%0?\d*d")
 _STILL_FORMATS = ("image2", "_pipe")
 _MAX_DEMUX_ERRORS = 100
+_LONGEST_LAST_S = 60
 _CENTERED_CODECS = {"mjpeg", "mpeg1video", "webp"}
 
 
@@ -73,12 +74,7 @@ class MediaSource:
     @property
     def frames_total(self) -> int | None:
         """The container's count, or an estimate from its duration; None if it says neither."""
-        seconds = self._seconds
-        if self._duration is not None:
-            seconds = self._duration if seconds is None else min(seconds, self._duration)
-        elif not self._start and self._stream.frames:
-            return int(self._stream.frames)
-        return round(seconds * self._format.rate) if seconds and self._format.rate else None
+        return self._frames_total
 
     def open(self) -> None:
         self._container = _open_container(self._url, self._name)
@@ -122,6 +118,7 @@ class MediaSource:
         first = head[-1]
         self._format = self._describe(first)
         self._media = self._describe_media(first)
+        self._frames_total = self._expected_frames()
         self._frames = self._walk(head, events)
 
     def _no_picture(self) -> str:
@@ -131,15 +128,19 @@ class MediaSource:
         detail = f"{damaged} damaged packets and nothing else" if damaged else "its video stream is empty"
         return f"can't decode {self._name}: {detail}; the file may be truncated or not a video"
 
-    @property
-    def _seconds(self) -> Fraction | None:
-        if self._stream.duration:
-            total = self._stream.duration * self._time_base
+    def _expected_frames(self) -> int | None:
+        stream, seconds = self._stream, None
+        if stream.duration:
+            seconds = stream.duration * self._time_base
         elif self._container.duration:
-            total = Fraction(self._container.duration, av.time_base)
-        else:
-            return None
-        return max(Fraction(0), total - self._start)
+            seconds = Fraction(self._container.duration, av.time_base)
+        if seconds is not None:
+            seconds = max(Fraction(0), seconds - self._start)
+        if self._duration is not None:
+            seconds = self._duration if seconds is None else min(seconds, self._duration)
+        elif not self._start and stream.frames:
+            return int(stream.frames)
+        return round(seconds * self._rate) if seconds and self._rate else None
 
     def _seek(self) -> Fraction:
         begin = Fraction(self._container.start_time or 0, av.time_base) + self._start
@@ -182,12 +183,18 @@ class MediaSource:
         return Media(
             companions=tuple(self._companions.values()),
             metadata=dict(self._container.metadata),
-            chapters=tuple(self._container.chapters()),
+            chapters=tuple(self._chapters()),
             video_metadata=dict(self._stream.metadata),
             video_disposition=int(self._stream.disposition),
             display_matrix=tuple(memoryview(matrix).cast("i")) if matrix else None,
-            start=start - self._origin,
+            start=Fraction(0) if self._start else start,
         )
+
+    def _chapters(self) -> Iterator[Any]:
+        for chapter in self._container.chapters():
+            shift = ticks(self._origin, chapter["time_base"])
+            if chapter["end"] > shift:
+                yield {**chapter, "start": max(0, chapter["start"] - shift), "end": chapter["end"] - shift}
 
     # -- the walk: packets → pictures → frames --------------------------------------------------------------------
 
@@ -209,7 +216,7 @@ class MediaSource:
                 packets, index = [], index + 1
             pending = (event, pts)
         if pending is not None:
-            yield self._frame(*pending, self._last_duration(pending[0]), index, packets)
+            yield self._frame(*pending, self._last_duration(*pending), index, packets)
         self._say_counts()
 
     def _place(self, picture: av.VideoFrame) -> int | None:
@@ -224,13 +231,15 @@ class MediaSource:
         return self._timeline.place(pts)
 
     def _is_past_end(self, pts: int) -> bool:
-        return self._duration is not None and pts * self._time_base - self._first_time >= self._duration
+        return self._duration is not None and pts * self._time_base - self._media.start >= self._duration
 
-    @property
-    def _first_time(self) -> Fraction:
-        return Fraction(0) if self._start else self._media.start
-
-    def _last_duration(self, picture: av.VideoFrame) -> int:
+    def _last_duration(self, picture: av.VideoFrame, pts: int) -> int:
+        """How long the last picture stays: up to the stream's end if the container knows it."""
+        stream = self._stream
+        if stream.duration and not self._start and self._duration is None:
+            left = (stream.start_time or 0) + stream.duration - pts
+            if 0 < left * self._time_base <= _LONGEST_LAST_S:
+                return int(left)
         unit = Fraction(picture.time_base.numerator, picture.time_base.denominator)
         return ticks(picture.duration * unit, self._time_base) or self._timeline.interval
 

@@ -68,8 +68,8 @@ class EnhanceStage:
 
     @property
     def engine_name(self) -> str:
-        """The back end that runs, or will be asked for."""
-        return self._engine.name if self._engine is not None else self._engine_name
+        """The back end that runs or ran; before `open`, the one asked for."""
+        return self._engine_name
 
     @property
     def planes_allocated(self) -> int:
@@ -127,7 +127,7 @@ class EnhanceStage:
             self._engine = None
 
     def _open_engine(self, format: VideoFormat, plan: TilePlan) -> engines.Engine:
-        return engines.open_engine(
+        engine = engines.open_engine(
             self.card.path,
             height=plan.tile_height,
             width=plan.tile_width,
@@ -136,6 +136,8 @@ class EnhanceStage:
             device=self._device,
             threads=self._threads,
         )
+        self._engine_name = engine.name
+        return engine
 
     def _collect(self) -> Iterator[Frame]:
         assert self._engine is not None

@@ -1,0 +1,38 @@
+"""Runs ONNX networks on whatever this machine has.
+
+Knows nothing of video: arrays in, arrays out. Importing it loads no inference library; an
+engine loads its own when it is opened.
+"""
+
+from .base import Array, Engine, EngineError, SlotBuffers, TensorSpec, Ticket
+from .onnxruntime import OnnxRuntimeEngine
+from .openvino import OpenVINOEngine
+from .pixels import check_contract, for_bits, scale_of
+from .select import (
+    EngineChoice,
+    EngineRow,
+    available_engines,
+    choose_engine,
+    engine_names,
+    open_engine,
+)
+
+__all__ = [
+    "Array",
+    "Engine",
+    "EngineChoice",
+    "EngineError",
+    "EngineRow",
+    "OnnxRuntimeEngine",
+    "OpenVINOEngine",
+    "SlotBuffers",
+    "TensorSpec",
+    "Ticket",
+    "available_engines",
+    "check_contract",
+    "choose_engine",
+    "engine_names",
+    "for_bits",
+    "open_engine",
+    "scale_of",
+]

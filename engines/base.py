@@ -1,0 +1,322 @@
+"""The engine: a network opened on a device, with a fixed number of inferences in flight."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import textwrap
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+Array = NDArray[Any]
+
+_REASON_LENGTH = 300
+_VENDOR_NOISE = re.compile(r"(Caught exception: )?Exception from \S+:\d+:|Check '[^']*' failed at \S+:\d+:|/\S+:\d+ ")
+
+
+class EngineError(RuntimeError):
+    """An engine could not do what was asked.
+
+    The message says what was tried, on what, why it failed and what to do.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of an open engine."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Every dimension is known: an engine is opened for one picture size."""
+    dtype: np.dtype[Any]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}{list(self.shape)}"
+
+
+@dataclass(frozen=True, slots=True)
+class SlotBuffers:
+    """The host memory of one slot, allocated at open and reused for every inference in it."""
+
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
+
+    @classmethod
+    def allocate(cls, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Self:
+        """Zeroed, C-contiguous NumPy arrays for every tensor."""
+        return cls(
+            {spec.name: np.zeros(spec.shape, spec.dtype) for spec in inputs},
+            {spec.name: np.zeros(spec.shape, spec.dtype) for spec in outputs},
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ticket:
+    """The receipt for one submitted inference; compared by identity, good for one collect."""
+
+    number: int
+    """Counts the submissions of one engine, from 0, across re-opens."""
+
+
+class Engine(ABC):
+    """Runs one network on one device for one picture size.
+
+    `open`, `submit`, `collect` and `close` must be called on one and the same thread, because
+    GPU contexts belong to the thread that made them. Another thread gets an `EngineError`.
+    Several inferences may be in flight, one per slot; they may be collected in any order, and
+    each result belongs to the feeds of its own ticket.
+
+        with OpenVINOEngine(model, {"luma": (1, 1, 360, 640)}) as engine:
+            ticket = engine.submit({"luma": luma, "strength": strength})
+            enhanced = engine.collect(ticket)["enhanced"]  # copy it to keep it
+
+    All checks are made once, here. A back end overrides `_open`, `_submit`, `_collect` and
+    `_close`, may raise anything from them, and need not repeat a check.
+    """
+
+    name: ClassVar[str]
+    """The name of the back end, as in the table of engines."""
+
+    def __init__(self, slots: int) -> None:
+        if slots < 1:
+            raise EngineError(f"cannot make a {self.name} engine with {slots} slots: use 1 or more")
+        self.slots = slots
+        """How many inferences may be in flight; a back end may lower it while opening."""
+        self.inputs: tuple[TensorSpec, ...] = ()
+        """Known after `open`, and empty before."""
+        self.outputs: tuple[TensorSpec, ...] = ()
+        """Known after `open`, and empty before."""
+        self._owner: threading.Thread | None = None
+        self._submitted = 0
+        self._buffers: list[SlotBuffers] = []
+        self._views: list[dict[str, Array]] = []
+        self._free: deque[int] = deque()
+        self._flying: dict[Ticket, int] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the engine is open, on whatever thread."""
+        return self._owner is not None
+
+    def open(self) -> None:
+        """Load the network, take all memory, and run every slot once on zeros.
+
+        The trial run makes the device allocate what it allocates lazily, so that a lack of
+        memory is found here and the first frame is as fast as the others. The calling thread
+        becomes the owner.
+
+        Raises:
+            EngineError: the engine is already open, or the network cannot run on this device.
+        """
+        if self._owner is not None:
+            raise EngineError(f"cannot open the {self.name} engine: it is already open")
+        self._owner = threading.current_thread()
+        try:
+            self._prepare()
+        except BaseException as error:  # an interrupt must not leave a half-open engine either
+            self._release()
+            if isinstance(error, EngineError) or not isinstance(error, Exception):
+                raise
+            raise EngineError(
+                f"the {self.name} engine cannot open {self._subject()}: {vendor_reason(error)}; "
+                "try another engine, or a smaller picture if memory ran out"
+            ) from None
+
+    def submit(self, feeds: Mapping[str, Array]) -> Ticket:
+        """Start one inference and return at once.
+
+        Args:
+            feeds: one array for each of `inputs`, of exactly that shape and dtype, with any
+                strides. uint16 is also taken where float32 is asked for, so that deep pixels
+                are converted by the copy itself. The arrays are copied, and may be reused as
+                soon as this returns.
+
+        Raises:
+            EngineError: closed, wrong thread, no free slot, or feeds that don't fit.
+        """
+        self._check_usable("submit to")
+        self._check_feeds(feeds)
+        if not self._free:
+            raise EngineError(
+                f"cannot submit to the {self.name} engine: all {self.slots} slots are in flight; collect a ticket first"
+            )
+        slot = self._free.popleft()
+        for name, buffer in self._buffers[slot].inputs.items():
+            np.copyto(buffer, feeds[name])
+        try:
+            self._submit(slot)
+        except Exception as error:
+            self._free.append(slot)
+            raise self._failure(error) from error
+        ticket = Ticket(self._submitted)
+        self._submitted += 1
+        self._flying[ticket] = slot
+        return ticket
+
+    def collect(self, ticket: Ticket) -> dict[str, Array]:
+        """Wait for one inference and return its outputs.
+
+        Returns:
+            One read-only array for each of `outputs`. They are views into the slot: valid
+            until the next `submit` or `close`. Copy them to keep them.
+
+        Raises:
+            EngineError: closed, wrong thread, a ticket that is not in flight here, or the
+                inference failed. Even then the slot is free again.
+        """
+        self._check_usable("collect from")
+        slot = self._flying.get(ticket)
+        if slot is None:
+            raise EngineError(
+                f"cannot collect ticket {ticket.number} from the {self.name} engine: it was "
+                "collected before, or is not from this opening of this engine"
+            )
+        try:
+            self._collect(slot)
+        except Exception as error:
+            self._finish(ticket)
+            raise self._failure(error) from error
+        self._finish(ticket)  # not after an interrupted wait: the slot is still busy then
+        return dict(self._views[slot])
+
+    def close(self) -> None:
+        """Wait for what is in flight, discard it, and release the device.
+
+        A closed or never opened engine is left alone. A closed engine may be opened again.
+
+        Raises:
+            EngineError: another thread opened the engine.
+        """
+        if self._owner is None:
+            return
+        self._check_thread("close")
+        self._release()
+
+    def __enter__(self) -> Self:
+        if self._owner is None:
+            self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def _open(self) -> list[SlotBuffers]:
+        """Load the network; return the memory of each slot, from which the specs are read."""
+
+    @abstractmethod
+    def _submit(self, slot: int) -> None:
+        """Start an inference on the inputs that are already in the slot's memory."""
+
+    @abstractmethod
+    def _collect(self, slot: int) -> None:
+        """Wait until the slot's outputs are in its memory; raise if its inference failed."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Release everything; nothing is in flight. Must also do after a failed `_open`."""
+
+    def _subject(self) -> str:
+        """What was opened, for messages."""
+        return "its network"
+
+    def _prepare(self) -> None:
+        self._buffers = self._open()
+        self.slots = len(self._buffers)
+        first = self._buffers[0]
+        self.inputs = _specs(first.inputs)
+        self.outputs = _specs(first.outputs)
+        self._views = [_read_only(buffers.outputs) for buffers in self._buffers]
+        for slot in range(self.slots):
+            self._submit(slot)
+            self._collect(slot)
+        self._free = deque(range(self.slots))
+
+    def _finish(self, ticket: Ticket) -> None:
+        self._free.append(self._flying.pop(ticket))
+
+    def _release(self) -> None:
+        for slot in self._flying.values():
+            with contextlib.suppress(Exception):  # nobody will ask for this result
+                self._collect(slot)
+        self._flying.clear()
+        self._free.clear()
+        try:
+            self._close()
+        finally:
+            self._buffers, self._views = [], []
+            self.inputs, self.outputs = (), ()
+            self._owner = None
+
+    def _failure(self, error: Exception) -> EngineError:
+        return EngineError(
+            f"the {self.name} engine failed while running {self._subject()}: "
+            f"{vendor_reason(error)}; the next frame may be tried, or another engine"
+        )
+
+    def _check_usable(self, action: str) -> None:
+        if self._owner is None:
+            raise EngineError(f"cannot {action} the {self.name} engine: open it first")
+        self._check_thread(action)
+
+    def _check_thread(self, action: str) -> None:
+        here = threading.current_thread()
+        if self._owner is not here:
+            owner = self._owner.name if self._owner else "no thread"
+            raise EngineError(
+                f"cannot {action} the {self.name} engine from thread {here.name}: it was opened "
+                f"by {owner}; open, use and close an engine on one thread"
+            )
+
+    def _check_feeds(self, feeds: Mapping[str, Array]) -> None:
+        wanted = {spec.name for spec in self.inputs}
+        if feeds.keys() != wanted:
+            raise EngineError(
+                f"cannot submit to the {self.name} engine: got inputs {sorted(feeds)}, "
+                f"but the network takes {sorted(wanted)}"
+            )
+        for spec in self.inputs:
+            feed = feeds[spec.name]
+            if feed.shape != spec.shape or not _fits(feed.dtype, spec.dtype):
+                raise EngineError(
+                    f"cannot submit to the {self.name} engine: {spec.name} is "
+                    f"{feed.dtype}{list(feed.shape)}, but was opened as "
+                    f"{spec.dtype}{list(spec.shape)}; pass that shape and dtype"
+                )
+
+
+def vendor_reason(error: BaseException) -> str:
+    """A vendor library's error as one short line, without its source files and checks."""
+    said = " ".join(_VENDOR_NOISE.sub("", str(error)).split())
+    reason = said.rstrip(".;: ") or type(error).__name__
+    return textwrap.shorten(reason, _REASON_LENGTH, placeholder=" ...")
+
+
+def _fits(dtype: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
+    return dtype == wanted or (dtype == np.uint16 and wanted == np.float32)
+
+
+def _specs(arrays: dict[str, Array]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name, array.shape, array.dtype) for name, array in arrays.items())
+
+
+def _read_only(arrays: dict[str, Array]) -> dict[str, Array]:
+    views = {name: array.view() for name, array in arrays.items()}
+    for view in views.values():
+        view.flags.writeable = False
+    return views

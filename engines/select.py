@@ -1,0 +1,211 @@
+"""The table of engines: which can run here, which is chosen, and why."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from .base import Engine, EngineError
+from .cpu import cpu_name
+from .model import model_name
+from .onnxruntime import OnnxRuntimeEngine
+from .openvino import OpenVINOEngine
+from .pixels import LUMA, for_bits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRow:
+    """What one row of the table means on this machine."""
+
+    name: str
+    usable: bool
+    reason: str
+    """Why it can or can't run here, and what to do if it can't."""
+    version: str | None = None
+    """The vendor library's version, if that is installed."""
+    device: str | None = None
+    """What it would run on, if it can run."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """The engine to use, and why. Whoever asked for it should log the reasons, once."""
+
+    row: EngineRow
+    reasons: tuple[str, ...]
+
+
+CpuEngine = type[OpenVINOEngine] | type[OnnxRuntimeEngine]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    name: str
+    probe: Callable[[], EngineRow]
+    make: CpuEngine | None
+    """None: this version can't open it."""
+
+
+def available_engines() -> tuple[EngineRow, ...]:
+    """Every row of the table, in the order in which "auto" tries them.
+
+    Looks at installed packages without importing them, so it takes milliseconds.
+    """
+    return tuple(entry.probe() for entry in _TABLE)
+
+
+def engine_names() -> tuple[str, ...]:
+    """All names that may be asked for: "auto", then the table's in its order."""
+    return (AUTO, *(entry.name for entry in _TABLE))
+
+
+def choose_engine(name: str = AUTO) -> EngineChoice:
+    """The named engine, or for "auto" the first usable one.
+
+    Raises:
+        EngineError: an unknown name, a named engine that can't run here, or none can.
+    """
+    if name not in engine_names():
+        raise EngineError(f"there is no engine {name!r}: use one of {', '.join(engine_names())}")
+    if name != AUTO:
+        row = _entry(name).probe()
+        if not row.usable:
+            raise EngineError(f"the {name} engine was asked for and cannot run: {row.reason}")
+        return EngineChoice(row, (f"{name}: asked for; {row.reason}",))
+    reasons: list[str] = []
+    for row in available_engines():
+        reasons.append(f"{row.name}: {row.reason}")
+        if row.usable:
+            return EngineChoice(row, tuple(reasons))
+    raise EngineError(f"no engine can run here: {'; '.join(reasons)}")
+
+
+def open_engine(  # noqa: PLR0913 - every setting has a name and, but for the size, a default
+    model: Path | bytes,
+    *,
+    height: int,
+    width: int,
+    bits: int = 8,
+    engine: str = AUTO,
+    device: int = 0,
+    slots: int | None = None,
+    threads: int | None = None,
+) -> Engine:
+    """Open a shipped model for one picture size, on the calling thread.
+
+    Args:
+        model: a model that follows the contract of `engines.pixels`, as a file or its content.
+        height: of `luma`, in pixels.
+        width: of `luma`, in pixels.
+        bits: 8 for uint8 pixels; 9 to 16 for float32 pixels that hold whole code values.
+        engine: a name of the table, or "auto".
+        device: which GPU; a CPU has 0 only.
+        slots: inferences in flight; by default what suits the engine.
+        threads: CPU threads; by default one for each CPU this process may use.
+
+    Returns:
+        The open engine. Use, and close it, on this thread.
+
+    Raises:
+        EngineError: see `choose_engine`, `for_bits` and `Engine.open`; a size below 1; a
+            device that the engine doesn't have.
+    """
+    if height < 1 or width < 1:
+        raise EngineError(f"cannot open a model for {width}x{height}: use sizes of 1 or more")
+    row = choose_engine(engine).row
+    make = _entry(row.name).make
+    if make is None:  # a row must not call itself usable without one
+        raise EngineError(f"the {row.name} engine cannot be opened by this version")
+    if device != 0:
+        raise EngineError(f"the {row.name} engine runs on the CPU, which is device 0: there is no device {device}")
+    opened = make(
+        for_bits(model, bits),
+        {LUMA: (1, 1, height, width)},
+        slots=slots,
+        threads=threads,
+        title=f"{model_name(model)} for {width}x{height}",
+    )
+    opened.open()
+    return opened
+
+
+def _entry(name: str) -> _Entry:
+    return next(entry for entry in _TABLE if entry.name == name)
+
+
+def _probe_openvino() -> EngineRow:
+    return _probe_cpu("openvino", ("openvino",), "pip install openvino")
+
+
+def _probe_onnxruntime() -> EngineRow:
+    distributions = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
+    return _probe_cpu("onnxruntime", distributions, "pip install 'streamer-enhancer[ort]'")
+
+
+def _probe_cpu(name: str, distributions: tuple[str, ...], fix: str) -> EngineRow:
+    if not _importable(name):
+        return EngineRow(name, False, f"the package {name} is not installed; run: {fix}")
+    version = _version(distributions)
+    return EngineRow(name, True, f"runs on the CPU in float32 ({cpu_name()})", version, cpu_name())
+
+
+def _probe_tensorrt() -> EngineRow:
+    return _probe_gpu("tensorrt", "tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"))
+
+
+def _probe_tensorrt_rtx() -> EngineRow:
+    distributions = ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
+    return _probe_gpu("tensorrt-rtx", "tensorrt_rtx", distributions)
+
+
+def _probe_gpu(name: str, module: str, distributions: tuple[str, ...]) -> EngineRow:
+    installed = _importable(module)
+    package = f"the package {name} is {'' if installed else 'not '}installed"
+    driver = f"{'an' if _has_nvidia_driver() else 'no'} NVIDIA driver was found"
+    reason = (
+        f"this version of streamer-enhancer has no {name} engine yet ({package}, {driver}); use openvino or onnxruntime"
+    )
+    return EngineRow(name, False, reason, _version(distributions) if installed else None)
+
+
+def _importable(module: str) -> bool:
+    """Whether a real module is there: stub packages leave a folder that imports as empty."""
+    spec = importlib.util.find_spec(module)
+    return spec is not None and spec.origin is not None
+
+
+def _version(distributions: tuple[str, ...]) -> str | None:
+    for distribution in distributions:
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _has_nvidia_driver() -> bool:
+    """Whether the driver's library can be loaded; that starts nothing on the GPU."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+# In order of preference. A new engine is one file, one row here and one entry in its tests.
+_TABLE = (
+    _Entry("tensorrt", _probe_tensorrt, None),
+    _Entry("tensorrt-rtx", _probe_tensorrt_rtx, None),
+    _Entry("openvino", _probe_openvino, OpenVINOEngine),
+    _Entry("onnxruntime", _probe_onnxruntime, OnnxRuntimeEngine),
+)

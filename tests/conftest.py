@@ -1,0 +1,21 @@
+"""Every test must end as it began: no error logged, no thread left behind."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    left = [thread for thread in threading.enumerate() if thread not in before and thread.is_alive()]
+    for thread in left:
+        thread.join(5.0)
+    assert not [thread for thread in left if thread.is_alive()], f"threads left: {left}"
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert not errors, f"errors logged: {[record.getMessage() for record in errors]}"

@@ -1,0 +1,99 @@
+"""A small ONNX model that follows the pixel contract, and what it must compute, in NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+Array = NDArray[Any]
+
+SCALE = 2
+SIDE = 3
+_RNG = np.random.default_rng(7)
+KERNEL = _RNG.normal(0, 0.2, (SCALE * SCALE, 1, SIDE, SIDE)).astype(np.float32)
+BIAS = _RNG.normal(0, 0.05, SCALE * SCALE).astype(np.float32)
+
+
+def tiny_proto() -> onnx.ModelProto:
+    """Nearest-neighbour times two, plus strength times a convolution's residual."""
+    nodes = [
+        helper.make_node("Cast", ["luma"], ["codes"], name="pixels_in", to=TensorProto.FLOAT),
+        helper.make_node("Div", ["codes", "unit"], ["pixels"]),
+        helper.make_node("Conv", ["pixels", "kernel", "bias"], ["phases"], pads=[1, 1, 1, 1]),
+        helper.make_node("DepthToSpace", ["phases"], ["detail"], blocksize=SCALE, mode="CRD"),
+        helper.make_node("Mul", ["detail", "strength"], ["residual"]),
+        helper.make_node(
+            "Resize",
+            ["pixels", "", "scales"],
+            ["skip"],
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        ),
+        helper.make_node("Add", ["skip", "residual"], ["sum"]),
+        helper.make_node("Mul", ["sum", "unit"], ["scaled"]),
+        helper.make_node("Round", ["scaled"], ["rounded"]),
+        helper.make_node("Clip", ["rounded", "floor", "peak"], ["clipped"]),
+        helper.make_node("Cast", ["clipped"], ["enhanced"], name="pixels_out", to=TensorProto.UINT8),
+    ]
+    weights = {
+        "unit": np.array(255, np.float32),
+        "floor": np.array(0, np.float32),
+        "peak": np.array(255, np.float32),
+        "scales": np.array([1, 1, SCALE, SCALE], np.float32),
+        "kernel": KERNEL,
+        "bias": BIAS,
+    }
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [
+            helper.make_tensor_value_info("luma", TensorProto.UINT8, [1, 1, "height", "width"]),
+            helper.make_tensor_value_info("strength", TensorProto.FLOAT, [1]),
+        ],
+        [helper.make_tensor_value_info("enhanced", TensorProto.UINT8, [1, 1, "2*height", "2*width"])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.checker.check_model(model)
+    return model
+
+
+def tiny_model() -> bytes:
+    content: bytes = tiny_proto().SerializeToString()
+    return content
+
+
+def expected(luma: Array, strength: float, bits: int = 8) -> Array:
+    """What the model must give, before rounding: `[1,1,h,w]` to float64 `[1,1,2h,2w]` codes."""
+    unit = 255.0 * 2 ** (bits - 8)
+    pixels = luma[0, 0] / unit
+    height, width = pixels.shape
+    padded = np.pad(pixels, 1)
+    out = np.repeat(np.repeat(pixels, SCALE, axis=0), SCALE, axis=1)
+    for phase in range(SCALE * SCALE):
+        total = np.full((height, width), float(BIAS[phase]))
+        for dy in range(SIDE):
+            for dx in range(SIDE):
+                part = padded[dy : dy + height, dx : dx + width]
+                total += KERNEL[phase, 0, dy, dx] * part
+        out[phase // SCALE :: SCALE, phase % SCALE :: SCALE] += strength * total
+    codes: Array = np.clip(out * unit, 0, 2**bits - 1)[None, None]
+    return codes
+
+
+def picture(seed: int, height: int, width: int, bits: int = 8) -> Array:
+    """Noise in every code value, `[1,1,height,width]`."""
+    dtype = np.dtype(f"uint{8 if bits <= np.iinfo(np.uint8).bits else 16}")
+    return np.random.default_rng(seed).integers(0, 2**bits, (1, 1, height, width), dtype)
+
+
+def assert_close(found: Array, wanted: Array) -> None:
+    """Within one code value."""
+    assert found.shape == wanted.shape
+    assert np.abs(found.astype(np.float64) - wanted).max() <= 1.0

@@ -90,7 +90,7 @@ def choose_engine(name: str = AUTO) -> EngineChoice:
     raise EngineError(f"no engine can run here: {'; '.join(reasons)}")
 
 
-def open_engine(  # noqa: PLR0913 - every setting has a name and, but for the size, a default
+def open_engine(
     model: Path | bytes,
     *,
     height: int,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from typing import Generic, TypeVar
 
@@ -31,10 +32,17 @@ class Channel(Generic[T]):
 
     `close()` lets the reader drain what is there and then raises Ended; `cancel()` discards it and wakes everybody
     with Cancelled. The end is out-of-band: no sentinel ever lies in the queue. `wait_put_ns` and `wait_get_ns` are
-    the nanoseconds that the writer and the reader spent waiting; `high_water` is the largest depth seen.
+    the nanoseconds that the writer and the reader spent waiting; `high_water` is the largest depth seen. When an item
+    is dropped, `inherit(dropped, following)` gives what takes the place of the item after it.
     """
 
-    def __init__(self, name: str, capacity: int, overflow: Overflow = Overflow.BLOCK) -> None:
+    def __init__(
+        self,
+        name: str,
+        capacity: int,
+        overflow: Overflow = Overflow.BLOCK,
+        inherit: Callable[[T, T], T] | None = None,
+    ) -> None:
         if capacity < 1:
             raise ValueError(f"channel {name!r} needs a capacity of at least 1, not {capacity}")
         self.name = name
@@ -44,6 +52,7 @@ class Channel(Generic[T]):
         self.dropped = 0
         self.wait_put_ns = 0
         self.wait_get_ns = 0
+        self._inherit = inherit
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -54,8 +63,8 @@ class Channel(Generic[T]):
         """Items waiting now."""
         return len(self._items)
 
-    def put(self, item: T) -> T | None:
-        """Appends `item`; on a full channel waits (BLOCK) or removes, counts and returns the oldest (DROP_OLDEST).
+    def put(self, item: T) -> None:
+        """Appends `item`; on a full channel waits (BLOCK), or removes and counts the oldest (DROP_OLDEST).
 
         Raises Cancelled after `cancel()`, Ended after `close()`.
         """
@@ -67,12 +76,14 @@ class Channel(Generic[T]):
             self._raise_if_cancelled()
             if self._closed:
                 raise Ended(self.name)
-            displaced = self._items.popleft() if len(self._items) >= self.capacity else None
-            self.dropped += displaced is not None
             self._items.append(item)
+            if len(self._items) > self.capacity:
+                displaced = self._items.popleft()
+                self.dropped += 1
+                if self._inherit is not None:
+                    self._items[0] = self._inherit(displaced, self._items[0])
             self.high_water = max(self.high_water, len(self._items))
             self._changed.notify_all()
-            return displaced
 
     def get(self) -> T:
         """Removes and returns the oldest item, waiting for one. Raises Ended when closed and drained, or Cancelled."""

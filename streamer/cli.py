@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -29,7 +29,7 @@ app.add_typer(engines_app, name="engines")
 INTERRUPTED = 130
 
 
-class LogLevel(str, Enum):
+class LogLevel(StrEnum):
     debug = "debug"
     info = "info"
     warning = "warning"
@@ -105,10 +105,9 @@ def demo(
 
         return demo.run(folder, engine=engine, on_progress=on_progress)
 
-    summary = _job(run, as_json=as_json, log_level=log_level)
+    _job(run, as_json=as_json, log_level=log_level)
     if not as_json:
         typer.echo(f"before and after: {folder / 'before-after.png'}")
-    del summary
 
 
 @app.command()
@@ -213,9 +212,8 @@ def _job(run: Callable[[Callable[[Progress], None]], Summary], *, as_json: bool,
             with shown_progress(quiet=as_json) as on_progress:
                 summary = run(on_progress)
         except KeyboardInterrupt as interrupt:
-            summary = getattr(interrupt, "summary", None)
-            if summary is not None:
-                _report(summary, as_json)
+            if hasattr(interrupt, "summary"):
+                _report(interrupt.summary, as_json)
             raise
         _report(summary, as_json)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 
 class Timeline:
@@ -29,6 +30,11 @@ class Timeline:
             self.repaired += 1
         self._last = pts
         return pts
+
+
+def fraction(rational: Any) -> Fraction:
+    """A rational of PyAV's (of whatever class; its version decides) as a Fraction."""
+    return Fraction(rational.numerator, rational.denominator)
 
 
 def ticks(seconds: Fraction, time_base: Fraction) -> int:

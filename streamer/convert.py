@@ -62,8 +62,7 @@ def planes_of(picture: av.VideoFrame, layout: PixelLayout) -> tuple[Plane, ...]:
     shapes = layout.shapes(picture.width, picture.height)
     planes = []
     for plane, (height, width) in zip(picture.planes[: layout.planes], shapes, strict=True):
-        stride = plane.line_size // layout.dtype.itemsize
-        samples = np.frombuffer(plane, layout.dtype, count=stride * height).reshape(height, stride)[:, :width]
+        samples = _samples(plane, layout.dtype)[:height, :width]
         samples.flags.writeable = False
         planes.append(samples)
     return tuple(planes)
@@ -72,14 +71,19 @@ def planes_of(picture: av.VideoFrame, layout: PixelLayout) -> tuple[Plane, ...]:
 def fill_picture(picture: av.VideoFrame, planes: Sequence[Plane]) -> None:
     """Copies `planes` into `picture`, whose planes may be larger (padding): the last sample is repeated."""
     for target, samples in zip(picture.planes, planes, strict=True):
-        stride = target.line_size // samples.itemsize
         height, width = samples.shape
-        rows = target.buffer_size // target.line_size
-        whole = np.frombuffer(target, samples.dtype, count=stride * rows).reshape(rows, stride)
+        whole = _samples(target, samples.dtype)
         whole[:height, :width] = samples
         if target.width > width:
             whole[:height, width : target.width] = samples[:, -1:]
         whole[height : target.height] = whole[height - 1]
+
+
+def _samples(plane: Any, dtype: np.dtype[Any]) -> Plane:
+    """The memory of a PyAV plane as [rows, stride], padding included."""
+    stride = plane.line_size // dtype.itemsize
+    rows = plane.buffer_size // plane.line_size
+    return np.frombuffer(plane, dtype, count=rows * stride).reshape(rows, stride)
 
 
 def set_color(target: Any, color: ColorSpec) -> None:
@@ -156,9 +160,15 @@ def chroma_location(container: Any, index: int) -> str:
     return "unspecified"
 
 
+def side_data(picture: av.VideoFrame) -> dict[str, bytes]:
+    """The side data of a picture by FFmpeg's name of its type."""
+    items: Any = picture.side_data
+    return {item.type.name: bytes(item) for item in items}
+
+
 def mastering_of(picture: av.VideoFrame) -> Mastering | None:
     """The HDR metadata of a picture's side data (FFmpeg's AVMasteringDisplayMetadata and AVContentLightMetadata)."""
-    found = {item.type.name: bytes(item) for item in picture.side_data}
+    found = side_data(picture)
     display, light = found.get("MASTERING_DISPLAY_METADATA"), found.get("CONTENT_LIGHT_LEVEL")
     if display is None and light is None:
         return None

@@ -140,7 +140,9 @@ def choose_model(name: str, scale: int | None = None) -> ModelCard | None:
         return card
     card = next((card for card in cards if card.name == name), None)
     if card is None:
-        raise UsageError(f"unknown model {name!r}: choose one of {', '.join(card.name for card in cards)}, auto or none")
+        raise UsageError(
+            f"unknown model {name!r}: choose one of {', '.join(card.name for card in cards)}, auto or none"
+        )
     if scale is not None and scale != card.scale:
         raise UsageError(f"model {name} enlarges by {card.scale}, not by {scale}: leave out --scale or --model")
     return card

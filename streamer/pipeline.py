@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
 
 from streamer.channel import Cancelled, Channel, Ended, Overflow
 from streamer.frame import Frame
@@ -51,7 +50,7 @@ class Pipeline:
         self._on_frame = on_frame
         head = Overflow.DROP_OLDEST if source.live else Overflow.BLOCK
         self._channels: list[Channel[Frame]] = [
-            Channel(f"after {name}", capacity, head if name == "capture" else Overflow.BLOCK)
+            Channel(f"after {name}", capacity, head if name == "capture" else Overflow.BLOCK, _inherit_packets)
             for name in ["capture", *(stage.name for stage in stages)]
         ]
         self._cause: BaseException | None = None
@@ -134,7 +133,6 @@ class Pipeline:
         stats, out = self.stats.stages["capture"], self._channels[0]
         try:
             self._source.open()
-            saved: tuple[Any, ...] = ()
             while True:
                 started = time.monotonic_ns()
                 frame = self._source.read()
@@ -142,10 +140,8 @@ class Pipeline:
                     break
                 stats.service.add(time.monotonic_ns() - started)
                 stats.frames_out += 1
-                displaced = out.put(replace(frame, packets=saved + frame.packets) if saved else frame)
-                # A dropped picture must not drop the sound that rode on it.
-                saved = displaced.packets if displaced else ()
-                self.stats.dropped += displaced is not None
+                out.put(frame)
+                self.stats.dropped = out.dropped
         except Cancelled:
             raise
         except Exception as error:
@@ -220,3 +216,7 @@ class Pipeline:
         finally:
             self._delivered.set()
 
+
+def _inherit_packets(dropped: Frame, following: Frame) -> Frame:
+    """Dropping a picture must not drop the sound that rode on it."""
+    return replace(following, packets=dropped.packets + following.packets) if dropped.packets else following

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from streamer.frame import PixelLayout, Plane
 
 
-class _Lease(np.ndarray):  # type: ignore[type-arg]
+class _Lease(np.ndarray[Any, Any]):
     """A borrowed block. NumPy keeps a view's base when the base is of another class, so a lease lives exactly as
     long as any plane cut from it, and its end is the signal that the memory is free."""
 

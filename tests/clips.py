@@ -13,9 +13,11 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from streamer.clock import fraction
 from streamer.convert import fill_picture, planes_of
 from streamer.frame import LIMITED, ColorSpec, Frame, Plane, VideoFormat, layout_of
 
+HD = ColorSpec(1, 1, 1, LIMITED, "left")
 SUBTITLES = "1\n00:00:00,100 --> 00:00:00,300\nhello\n\n2\n00:00:00,400 --> 00:00:00,700\nworld\n"
 
 
@@ -31,7 +33,7 @@ class Clip:
     rate: Fraction = Fraction(25)
     time_base: Fraction | None = None
     pts: Sequence[int] | None = None
-    color: ColorSpec = ColorSpec(1, 1, 1, LIMITED, "left")
+    color: ColorSpec = HD
     sar: Fraction | None = None
     rotation: int = 0
     options: dict[str, str] = field(default_factory=lambda: {"crf": "10"})
@@ -122,7 +124,7 @@ def pattern(width: int, height: int, number: int, bits: int, count: int) -> list
 
 
 def make_frame(
-    pix_fmt: str = "yuv420p", width: int = 32, height: int = 24, number: int = 0, color: ColorSpec = ColorSpec()
+    pix_fmt: str = "yuv420p", width: int = 32, height: int = 24, number: int = 0, color: ColorSpec = HD
 ) -> Frame:
     """A frame without a file."""
     format = VideoFormat(width, height, pix_fmt, color, Fraction(1), Fraction(25))
@@ -137,7 +139,7 @@ def decoded(path: Path) -> list[av.VideoFrame]:
 
 def times(path: Path) -> list[Fraction]:
     """Presentation times of all pictures, in seconds."""
-    return [Fraction(picture.pts) * picture.time_base for picture in decoded(path) if picture.pts is not None]
+    return [Fraction(picture.pts) * fraction(picture.time_base) for picture in decoded(path) if picture.pts is not None]
 
 
 def planes(picture: av.VideoFrame) -> tuple[npt.NDArray[Any], ...]:
@@ -160,12 +162,12 @@ def copied_packets(path: Path, kind: str) -> list[list[tuple[bytes, Fraction | N
         }
         for packet in container.demux():
             if packet.stream.index in found and packet.size:
-                when = None if packet.pts is None else packet.pts * packet.time_base
+                when = None if packet.pts is None else packet.pts * fraction(packet.time_base)
                 found[packet.stream.index].append((bytes(packet), when))
     return list(found.values())
 
 
-def _chapter(number: int, start: int, end: int, title: str) -> dict[str, Any]:
+def _chapter(number: int, start: int, end: int, title: str) -> Any:
     return {
         "id": number,
         "start": start,
@@ -191,3 +193,13 @@ def _mux_sound(out: Any, sound: Any, seconds: Fraction) -> None:
             frame = av.AudioResampler(format=context.format.name).resample(frame)[0]
         out.mux(sound.encode(frame))
     out.mux(sound.encode(None))
+
+
+def stream_seconds(stream: Any) -> Fraction:
+    """How long a stream says it is."""
+    return Fraction(stream.duration * fraction(stream.time_base))
+
+
+def chapter_starts(container: Any) -> list[Fraction]:
+    """Where the chapters of an open file begin, in seconds."""
+    return [Fraction(chapter["start"] * fraction(chapter["time_base"])) for chapter in container.chapters()]

@@ -16,7 +16,18 @@ import streamer
 from streamer.convert import chroma_location, mastering_of, picture_color
 from streamer.frame import FULL, HLG, LIMITED, PQ, ColorSpec
 from streamer.stage import Media
-from tests.clips import SUBTITLES, Clip, copied_packets, decoded, luma, make_frame, planes, times
+from tests.clips import (
+    SUBTITLES,
+    Clip,
+    chapter_starts,
+    copied_packets,
+    decoded,
+    luma,
+    make_frame,
+    planes,
+    stream_seconds,
+    times,
+)
 
 BT2020 = 9
 
@@ -52,9 +63,7 @@ class TestTime:
         source, target = clip.write(tmp_path / "in.mp4"), tmp_path / "out.mp4"
         transcode(source, target, codec="h264")
         with av.open(str(target)) as a, av.open(str(source)) as b:
-            assert a.streams.video[0].duration * a.streams.video[0].time_base == (
-                b.streams.video[0].duration * b.streams.video[0].time_base
-            )
+            assert stream_seconds(a.streams.video[0]) == stream_seconds(b.streams.video[0])
 
     def test_a_negative_start_is_shifted(self, tmp_path: Path) -> None:
         target = tmp_path / "out.mp4"
@@ -72,7 +81,7 @@ class TestTime:
         with av.open(str(whole)) as source, av.open(str(cut), "w") as target:
             copy = target.add_stream_from_template(source.streams.video[0], opaque=True)
             for packet in source.demux(video=0):
-                if packet.size:
+                if packet.size and packet.pts is not None and packet.dts is not None:
                     packet.pts -= 5 * 512  # five frames before zero: an edit list hides them
                     packet.dts -= 5 * 512
                     packet.stream = copy
@@ -230,7 +239,9 @@ class TestColor:
     def test_tags_in_are_tags_out(self, tmp_path: Path, color: ColorSpec, codec: str) -> None:
         source = Clip(frames=2, codec="ffv1", color=color, options={}).write(tmp_path / "in.mkv")
         target = tmp_path / "out.mkv"
-        transcode(source, target, codec=codec, preset=None if codec == "ffv1" else "12" if "av1" in codec else "veryfast")
+        transcode(
+            source, target, codec=codec, preset=None if codec == "ffv1" else "12" if "av1" in codec else "veryfast"
+        )
         with av.open(str(target)) as container:
             location = chroma_location(container, 0)
         found = picture_color(decoded(target)[0], location)
@@ -300,9 +311,7 @@ class TestCompanions:
             assert [int(s.disposition) for s in after.streams] == [int(s.disposition) for s in before.streams]
             assert after.metadata["title"] == "A title"
             assert [c["metadata"]["title"] for c in after.chapters()] == ["one", "two"]
-            assert [c["start"] * c["time_base"] for c in after.chapters()] == [
-                c["start"] * c["time_base"] for c in before.chapters()
-            ]
+            assert chapter_starts(after) == chapter_starts(before)
 
     def test_subtitles_attachments_and_two_sounds_in_matroska(self, tmp_path: Path) -> None:
         (tmp_path / "s.srt").write_text(SUBTITLES)
@@ -314,7 +323,7 @@ class TestCompanions:
             assert copied_packets(target, kind) == copied_packets(source, kind)
             assert copied_packets(target, kind)[0]
         with av.open(str(target)) as container:
-            (attachment,) = (s for s in container.streams if s.type == "attachment")
+            (attachment,) = (s for s in container.streams if isinstance(s, av.stream.AttachmentStream))
             assert attachment.data == b"not really a font"
             assert attachment.metadata["mimetype"] == "application/x-truetype-font"
 

@@ -139,7 +139,9 @@ class MediaSink:
             width += width & (1 if layout is None else layout.log2_chroma_w)
             height += height & (1 if layout is None else layout.log2_chroma_h)
         if (width, height) != (format.width, format.height):
-            log.warning("%s: padded to %dx%d, because %s needs even sides", self.name, width, height, self._encoder.name)
+            log.warning(
+                "%s: padded to %dx%d, because %s needs even sides", self.name, width, height, self._encoder.name
+            )
         if max(width, height) > MAX_SIDE_PX:
             raise SinkError(f"can't write {self.name}: {width}x{height} is beyond the limit of {MAX_SIDE_PX} a side")
         return replace(format, width=width, height=height, pix_fmt=pix_fmt, color=color)
@@ -371,4 +373,3 @@ def _can_hold(muxer: str, stream: Any) -> bool:
     except (av.error.FFmpegError, ValueError):
         return False
     return True
-

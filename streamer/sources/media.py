@@ -17,7 +17,7 @@ import av.error
 import av.filter
 import av.stream
 
-from streamer.clock import Timeline, ticks
+from streamer.clock import Timeline, fraction, ticks
 from streamer.color import range_of
 from streamer.convert import (
     chroma_location,
@@ -27,6 +27,7 @@ from streamer.convert import (
     planar_equivalent,
     planes_of,
     rgb_as_yuv,
+    side_data,
     to_planar,
 )
 from streamer.errors import SourceError, public_url, reason_of
@@ -102,8 +103,8 @@ class MediaSource:
         stream = self._stream
         stream.thread_type = "AUTO"
         rate = stream.average_rate or stream.guessed_rate
-        self._rate = Fraction(rate.numerator, rate.denominator) if rate else None
-        self._time_base = Fraction(stream.time_base.numerator, stream.time_base.denominator)
+        self._rate = fraction(rate) if rate else None
+        self._time_base = fraction(stream.time_base)
         self._timeline = Timeline(self._time_base, self._rate)
         self._origin = self._seek() if self._start else Fraction(0)
         self._companions = _companions(self._container, stream)
@@ -171,15 +172,15 @@ class MediaSource:
             picture.height,
             pix_fmt,
             color,
-            Fraction(sar.numerator, sar.denominator) if sar else Fraction(0),
+            fraction(sar) if sar else Fraction(0),
             self._rate,
             picture.rotation,
             mastering_of(picture),
         )
 
     def _describe_media(self, first: av.VideoFrame) -> Media:
-        matrix = next((bytes(item) for item in first.side_data if item.type.name == "DISPLAYMATRIX"), b"")
-        start = (first.pts or 0) * Fraction(first.time_base.numerator, first.time_base.denominator)
+        matrix = side_data(first).get("DISPLAYMATRIX", b"")
+        start = (first.pts or 0) * fraction(first.time_base)
         return Media(
             companions=tuple(self._companions.values()),
             metadata=dict(self._container.metadata),
@@ -215,17 +216,17 @@ class MediaSource:
                 yield self._frame(*pending, pts - pending[1], index, packets)
                 packets, index = [], index + 1
             pending = (event, pts)
-        if pending is not None:
-            yield self._frame(*pending, self._last_duration(*pending), index, packets)
-        self._say_counts()
+        if pending is None:
+            raise SourceError(self._no_picture())
+        yield self._frame(*pending, self._last_duration(*pending), index, packets)
+        self._say_counts(index + 1)
 
     def _place(self, picture: av.VideoFrame) -> int | None:
         """The picture's time in stream units from the start position, or None if it lies before."""
         pts = picture.pts
         if pts is not None:
             # Filters and repaired streams may count in another unit than the stream.
-            unit = Fraction(picture.time_base.numerator, picture.time_base.denominator)
-            pts = ticks(pts * unit - self._origin, self._time_base)
+            pts = ticks(pts * fraction(picture.time_base) - self._origin, self._time_base)
             if self._start and pts < 0:
                 return None
         return self._timeline.place(pts)
@@ -240,8 +241,7 @@ class MediaSource:
             left = (stream.start_time or 0) + stream.duration - pts
             if 0 < left * self._time_base <= _LONGEST_LAST_S:
                 return int(left)
-        unit = Fraction(picture.time_base.numerator, picture.time_base.denominator)
-        return ticks(picture.duration * unit, self._time_base) or self._timeline.interval
+        return ticks(picture.duration * fraction(picture.time_base), self._time_base) or self._timeline.interval
 
     def _frame(self, picture: av.VideoFrame, pts: int, duration: int, index: int, packets: list[Any]) -> Frame:
         captured_ns = time.monotonic_ns()
@@ -337,7 +337,7 @@ class MediaSource:
     def _bwdif(self, picture: av.VideoFrame) -> av.filter.Graph:
         graph = av.filter.Graph()
         source = graph.add_buffer(
-            width=picture.width, height=picture.height, format=picture.format.name, time_base=self._time_base
+            width=picture.width, height=picture.height, format=picture.format, time_base=self._time_base
         )
         graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink"))
         graph.configure()
@@ -356,7 +356,10 @@ class MediaSource:
     def _count(self, event: str, number: int = 1) -> None:
         self.counts[event] = self.counts.get(event, 0) + number
 
-    def _say_counts(self) -> None:
+    def _say_counts(self, frames: int) -> None:
+        whole = not self._start and self._duration is None and not self._interrupted.is_set()
+        if whole and frames < self._stream.frames:
+            log.warning("%s ended early: %d of %d frames could be read", self._name, frames, self._stream.frames)
         if self._timeline.repaired:
             self._count("repaired timestamps", self._timeline.repaired)
         for event in ("corrupt packets", "format changes", "repaired timestamps"):
@@ -432,5 +435,7 @@ def _companions(container: Any, video: Any) -> dict[int, Any]:
         if stream.type in ("audio", "subtitle", "attachment", "video"):
             kept[stream.index] = stream
         else:
-            log.info("stream #%d (%s) is not carried over: only its container knows what it means", stream.index, stream.type)
+            log.info(
+                "stream #%d (%s) is not carried over: only its container knows what it means", stream.index, stream.type
+            )
     return kept

@@ -1,0 +1,191 @@
+"""Bad input gets one clear message, and nothing of the user's is lost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import pytest
+
+import streamer
+from engines import EngineError
+from streamer.errors import SinkError, SourceError, StreamerError, UsageError, public_url
+from tests.clips import Clip, decoded, times
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clip")
+    return Clip(128, 96, frames=60, options={"crf": "20", "g": "12"}, audio="aac").write(folder / "clip.mp4")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Path]:
+    """An output in a folder that must not hold anything but finished files afterwards."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    yield folder / "out.mp4"
+    left = [path.name for path in folder.iterdir() if ".part" in path.name]
+    assert not left, f"leftover files: {left}"
+
+
+def refuse(error: type[Exception], match: str, source: object, target: object, **options: object) -> None:
+    with pytest.raises(error, match=match):
+        streamer.enhance(source, target, **options)  # type: ignore[arg-type]
+
+
+class TestInputs:
+    def test_missing(self, target: Path) -> None:
+        refuse(SourceError, "no such file; check the path", "nowhere.mp4", target)
+
+    def test_empty(self, tmp_path: Path, target: Path) -> None:
+        (tmp_path / "empty.mp4").touch()
+        refuse(SourceError, "the file is empty", tmp_path / "empty.mp4", target)
+
+    def test_a_folder(self, tmp_path: Path, target: Path) -> None:
+        refuse(SourceError, "it is a folder; for a numbered sequence", tmp_path, target)
+
+    def test_not_a_video(self, tmp_path: Path, target: Path) -> None:
+        (tmp_path / "text.mp4").write_text("this is not a video" * 100)
+        refuse(SourceError, "isn't a video or image", tmp_path / "text.mp4", target)
+
+    def test_audio_only(self, tmp_path: Path, target: Path) -> None:
+        with av.open(str(tmp_path / "sound.wav"), "w") as out:
+            stream = out.add_stream("pcm_s16le", rate=48000)
+            frame = av.AudioFrame(format="s16", layout="stereo", samples=4800)
+            frame.sample_rate = 48000
+            out.mux(stream.encode(frame))
+        refuse(SourceError, "it has no video, only audio", tmp_path / "sound.wav", target)
+
+    def test_a_sequence_that_matches_nothing(self, tmp_path: Path, target: Path) -> None:
+        refuse(SourceError, "no picture matches it", tmp_path / "frame-%04d.png", target)
+
+    def test_truncated_without_its_index(self, clip: Path, tmp_path: Path, target: Path) -> None:
+        (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:3000])
+        refuse(SourceError, "index is missing because the recording was cut off", tmp_path / "cut.mp4", target)
+
+    def test_truncated_with_its_index(self, tmp_path: Path, target: Path) -> None:
+        whole = Clip(128, 96, frames=60, container_options={"movflags": "faststart"}).write(tmp_path / "whole.mp4")
+        (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+        summary = streamer.enhance(tmp_path / "cut.mp4", target)
+        assert 0 < summary.frames < 60
+        assert len(decoded(target)) == summary.frames
+        assert any("ended early" in note for note in summary.notes)
+
+    def test_corrupt_packets_are_skipped_and_counted(self, clip: Path, tmp_path: Path, target: Path) -> None:
+        content = bytearray(clip.read_bytes())
+        with av.open(str(clip)) as container:
+            spots = [p.pos for p in container.demux(video=0) if p.size and p.pos and not p.is_keyframe][10:20:3]
+        for spot in spots:
+            content[spot : spot + 60] = b"\xff" * 60
+        (tmp_path / "damaged.mp4").write_bytes(content)
+        summary = streamer.enhance(tmp_path / "damaged.mp4", target)
+        assert summary.stats["events"]["corrupt packets"] >= 1
+        assert any("corrupt packets" in note for note in summary.notes)
+        assert 40 <= summary.frames == len(decoded(target))
+        assert times(target) == sorted(set(times(target)))
+
+    def test_a_truncated_picture(self, tmp_path: Path, target: Path) -> None:
+        whole = Clip(64, 64, frames=1, codec="png", pix_fmt="rgb24", options={}).write(tmp_path / "whole.png")
+        (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:40])
+        refuse(SourceError, "can't decode|isn't a video", tmp_path / "cut.png", target)
+
+    def test_absurd_dimensions(self, tmp_path: Path, target: Path) -> None:
+        header = b"P5 60000 60000 255\n"
+        (tmp_path / "huge.pgm").write_bytes(header + bytes(1000))
+        refuse(SourceError, "huge.pgm", tmp_path / "huge.pgm", target)
+
+    def test_a_start_behind_the_end(self, clip: Path, target: Path) -> None:
+        refuse(SourceError, "lower --start", clip, target, start=100)
+
+    def test_live_inputs_of_a_later_version(self, target: Path) -> None:
+        refuse(UsageError, r"rtsp://\*\*\*@host/.* live inputs are not supported", "rtsp://me:secret@host/x", target)
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            ({"model": "nope"}, "unknown model 'nope': choose one of"),
+            ({"scale": 7}, "no model enlarges by 7: --scale can be"),
+            ({"model": "upscale-x2-nano", "scale": 3}, "enlarges by 2, not by 3"),
+            ({"model": "none", "scale": 2}, "keeps the size"),
+            ({"strength": -1.0}, "strength -1.0 is out of range"),
+            ({"strength": float("nan")}, "strength nan is out of range"),
+            ({"codec": "betamax"}, "unknown codec 'betamax': choose one of h264"),
+            ({"crf": 99}, "--crf 99 is out of range: libx264 takes 0 to 51"),
+            ({"crf": float("nan")}, "out of range"),
+            ({"codec": "ffv1", "crf": 3}, "--crf doesn't apply to ffv1"),
+            ({"codec": "ffv1", "preset": "slow"}, "--preset doesn't apply to ffv1"),
+            ({"pix_fmt": "rgb24"}, "libx264 can't store 'rgb24'"),
+            ({"start": -1}, "--start must be 0 or more"),
+            ({"duration": 0}, "--duration more than 0"),
+        ],
+    )
+    def test_refused(self, clip: Path, target: Path, options: dict[str, object], match: str) -> None:
+        refuse(UsageError, match, clip, target, **options)
+        assert not target.exists()
+
+    @pytest.mark.parametrize(("engine", "match"), [("warp", "no engine 'warp'"), ("tensorrt", "cannot run")])
+    def test_engines(self, clip: Path, target: Path, engine: str, match: str) -> None:
+        refuse(EngineError, match, clip, target, engine=engine)
+
+    def test_an_unknown_preset(self, clip: Path, target: Path) -> None:
+        refuse(SinkError, "can't write", clip, target, preset="warp")
+
+    def test_nvenc_without_a_gpu(self, clip: Path, target: Path) -> None:
+        if os.path.exists("/dev/nvidia0"):
+            pytest.skip("this machine may have NVENC")
+        refuse(SinkError, "NVENC needs an NVIDIA GPU and its driver: try --codec h264", clip, target, codec="nvenc")
+
+
+class TestOutputs:
+    def test_the_input_itself(self, clip: Path) -> None:
+        before = clip.read_bytes()
+        refuse(UsageError, "is the input: write to another file", clip, clip, force=True)
+        link = clip.with_name("link.mp4")
+        link.symlink_to(clip)
+        refuse(UsageError, "is the input", clip, link, force=True)
+        assert clip.read_bytes() == before
+
+    def test_an_existing_file_needs_force(self, clip: Path, target: Path) -> None:
+        target.write_text("precious")
+        refuse(UsageError, "exists already: give another name, or --force", clip, target)
+        assert target.read_text() == "precious"
+        streamer.enhance(clip, target, duration=0.2, force=True)
+        assert len(decoded(target)) == 5
+
+    def test_a_failure_leaves_the_existing_file_alone(self, clip: Path, target: Path) -> None:
+        target.write_text("precious")
+        refuse(SinkError, "can't write", clip, target, preset="warp", force=True)
+        assert target.read_text() == "precious"
+
+    def test_no_such_folder(self, clip: Path, tmp_path: Path) -> None:
+        refuse(SinkError, "there is no folder .*; create it first", clip, tmp_path / "no" / "out.mp4")
+
+    def test_no_ending(self, clip: Path, tmp_path: Path) -> None:
+        refuse(UsageError, "its ending says the format", clip, tmp_path / "out")
+
+    def test_an_unknown_ending(self, clip: Path, tmp_path: Path) -> None:
+        refuse(UsageError, "no container format ends in .xyz", clip, tmp_path / "out.xyz")
+
+    def test_a_folder(self, clip: Path, tmp_path: Path) -> None:
+        refuse(UsageError, "it is a folder; add a file name", clip, tmp_path)
+
+    def test_named_twice(self, clip: Path, target: Path) -> None:
+        refuse(UsageError, "is named twice", clip, [target, target])
+
+    def test_one_picture_for_a_video(self, clip: Path, tmp_path: Path) -> None:
+        refuse(UsageError, "holds one picture but the input has more", clip, tmp_path / "out.png")
+        assert not list(tmp_path.glob("*.png"))
+
+    def test_a_codec_that_the_container_does_not_take(self, clip: Path, tmp_path: Path) -> None:
+        refuse(StreamerError, "can't create .*out.webm", clip, tmp_path / "out.webm", codec="ffv1")
+
+
+def test_credentials_never_show() -> None:
+    assert public_url("rtsp://me:pass@host:554/a?b=c") == "rtsp://***@host:554/a?b=c"
+    assert public_url("srt://host:9?passphrase=secret&mode=caller") == "srt://host:9?passphrase=***&mode=caller"
+    assert public_url("/plain/path@home.mp4") == "/plain/path@home.mp4"

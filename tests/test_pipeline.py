@@ -1,0 +1,254 @@
+"""Threads and hand-offs: order, flush, back-pressure, failure of every part, interruption, nothing left behind."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from streamer.errors import SinkError, SourceError
+from streamer.frame import Frame, VideoFormat
+from streamer.pipeline import CHANNEL_FRAMES, Pipeline
+from streamer.stage import Media
+from tests.clips import make_frame
+
+LIMIT_S = 20
+
+
+class Numbers:
+    """A source of `count` frames; may wait before one of them, or fail there."""
+
+    def __init__(self, count: int, *, live: bool = False, fail_at: int | None = None, block_at: int | None = None):
+        self.live = live
+        self.closed = 0
+        self.read_frames = 0
+        self.blocked = threading.Event()
+        self._count, self._fail_at, self._block_at = count, fail_at, block_at
+        self._interrupted = threading.Event()
+        self._frame = make_frame()
+
+    format = property(lambda self: self._frame.format)
+    media = property(lambda self: Media())
+    frames_total = property(lambda self: self._count)
+    counts = property(lambda self: {"oddities": 2})
+
+    def open(self) -> None: ...
+
+    def read(self) -> Frame | None:
+        number = self.read_frames
+        if number == self._block_at:
+            self.blocked.set()
+            assert self._interrupted.wait(LIMIT_S)
+        if number == self._fail_at:
+            raise SourceError("the source broke")
+        if number >= self._count or self._interrupted.is_set():
+            return None
+        self.read_frames += 1
+        return replace(self._frame, pts=number, index=number, packets=(number,))
+
+    def interrupt(self) -> None:
+        self._interrupted.set()
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Delay:
+    """A stage that holds back `depth` frames, and may fail in one of its methods."""
+
+    name = "delay"
+
+    def __init__(self, depth: int = 0, fail_in: str = "", fail_at: int = 3):
+        self.closed = 0
+        self.held: list[Frame] = []
+        self._depth, self._fail_in, self._fail_at = depth, fail_in, fail_at
+
+    def open(self, format: VideoFormat) -> VideoFormat:
+        self._fail("open")
+        return format
+
+    def process(self, frame: Frame) -> Iterator[Frame]:
+        if frame.index == self._fail_at:
+            self._fail("process")
+        self.held.append(frame)
+        while len(self.held) > self._depth:
+            yield self.held.pop(0)
+
+    def flush(self) -> Iterable[Frame]:
+        self._fail("flush")
+        return self.held
+
+    def reset(self) -> None: ...
+
+    def close(self) -> None:
+        self.closed += 1
+        self._fail("close")
+
+    def _fail(self, where: str) -> None:
+        if where == self._fail_in:
+            raise ZeroDivisionError(where)
+
+
+class Collector:
+    """A sink that keeps frames, and may fail or wait."""
+
+    name = "collector"
+
+    def __init__(self, fail_in: str = "", hold: threading.Event | None = None):
+        self.frames: list[Frame] = []
+        self.ended: list[str] = []
+        self.writing = threading.Event()
+        self._fail_in, self._hold = fail_in, hold
+
+    def open(self, format: VideoFormat, media: Media) -> None:
+        self._fail("open")
+
+    def write(self, frame: Frame) -> None:
+        self.writing.set()
+        if self._hold is not None:
+            assert self._hold.wait(LIMIT_S)
+        self._fail("write")
+        self.frames.append(frame)
+
+    def close(self) -> None:
+        self._fail("close")
+        self.ended.append("close")
+
+    def abort(self) -> None:
+        self.ended.append("abort")
+
+    def _fail(self, where: str) -> None:
+        if where == self._fail_in:
+            raise SinkError(f"the sink broke in {where}")
+
+
+def test_frames_arrive_in_order_and_held_ones_are_flushed() -> None:
+    source, stage, sink = Numbers(50), Delay(depth=3), Collector()
+    seen: list[int] = []
+    with Pipeline(source, [stage], [sink], on_frame=lambda frame: seen.append(frame.index)) as pipeline:
+        pass
+    assert [frame.index for frame in sink.frames] == seen == list(range(50))
+    assert sink.ended == ["close"]
+    assert (source.closed, stage.closed) == (1, 1)
+    summary = pipeline.stats.summary()
+    assert summary["stages"]["capture"]["out"] == summary["stages"]["deliver"]["out"] == 50
+    assert summary["events"] == {"oddities": 2}
+    assert pipeline.stats.latency.count == 50
+
+
+def test_without_stages_frames_pass_untouched() -> None:
+    source, sink = Numbers(5), Collector()
+    with Pipeline(source, [], [sink]):
+        pass
+    assert all(frame.planes is source._frame.planes for frame in sink.frames)
+
+
+def test_a_slow_sink_holds_the_source_back() -> None:
+    hold = threading.Event()
+    source, sink = Numbers(100), Collector(hold=hold)
+    pipeline = Pipeline(source, [Delay()], [sink]).start()
+    assert sink.writing.wait(LIMIT_S)
+    bound = 2 * CHANNEL_FRAMES + 3
+    assert source.read_frames <= bound
+    hold.set()
+    pipeline.wait()
+    assert len(sink.frames) == 100
+    assert max(channel.high_water for channel in pipeline.channels) <= CHANNEL_FRAMES
+
+
+def test_a_live_source_drops_at_the_head_only_and_loses_no_packet() -> None:
+    hold = threading.Event()
+    source, sink = Numbers(60, live=True, block_at=60), Collector(hold=hold)
+    pipeline = Pipeline(source, [Delay()], [sink]).start()
+    assert source.blocked.wait(LIMIT_S)  # all 60 were read although nothing was delivered
+    hold.set()
+    pipeline.stop()
+    pipeline.wait()
+    indices = [frame.index for frame in sink.frames]
+    assert indices == sorted(indices)
+    assert pipeline.stats.dropped == 60 - len(indices) > 0
+    assert [packet for frame in sink.frames for packet in frame.packets] == list(range(60))
+
+
+@pytest.mark.parametrize("where", ["open", "process", "flush", "close"])
+def test_a_failing_stage_is_the_cause_and_sinks_abort(where: str) -> None:
+    source, stage, sink = Numbers(30), Delay(fail_in=where), Collector()
+    pipeline = Pipeline(source, [stage], [sink]).start()
+    with pytest.raises(ZeroDivisionError, match=where) as caught:
+        pipeline.wait()
+    assert any("_fail" in line for line in traceback.format_tb(caught.tb))
+    assert source.closed == 1
+    if where != "close":
+        assert sink.ended == ["abort"]
+
+
+@pytest.mark.parametrize("where", ["open", "write", "close"])
+def test_a_failing_sink_is_the_cause_and_all_sinks_abort(where: str) -> None:
+    broken, other = Collector(fail_in=where), Collector()
+    source, stage = Numbers(30), Delay()
+    pipeline = Pipeline(source, [stage], [broken, other]).start()
+    with pytest.raises(SinkError, match=where):
+        pipeline.wait()
+    assert "abort" in broken.ended
+    assert "abort" in other.ended
+    assert (source.closed, stage.closed) == (1, 1)
+
+
+def test_a_failing_source_ends_the_stream_and_what_was_read_is_finished() -> None:
+    source, sink = Numbers(30, fail_at=10), Collector()
+    pipeline = Pipeline(source, [Delay(depth=2)], [sink]).start()
+    with pytest.raises(SourceError, match="the source broke"):
+        pipeline.wait()
+    assert [frame.index for frame in sink.frames] == list(range(10))
+    assert sink.ended == ["close"]
+
+
+def test_a_failing_callback_stops_the_pipeline() -> None:
+    def fail(frame: Frame) -> None:
+        raise LookupError("callback")
+
+    pipeline = Pipeline(Numbers(30), [], [Collector()], on_frame=fail).start()
+    with pytest.raises(LookupError):
+        pipeline.wait()
+
+
+@pytest.mark.parametrize(("end", "ended"), [(Pipeline.stop, "close"), (Pipeline.cancel, "abort")])
+def test_a_blocked_source_is_interrupted(end: Callable[[Pipeline], None], ended: str) -> None:
+    source, sink = Numbers(30, block_at=5), Collector()
+    pipeline = Pipeline(source, [Delay()], [sink]).start()
+    assert source.blocked.wait(LIMIT_S)
+    end(pipeline)
+    pipeline.wait()
+    assert sink.ended == [ended]
+    assert source.closed == 1
+
+
+def test_leaving_the_block_with_an_error_cancels() -> None:
+    source, sink = Numbers(30, block_at=5), Collector()
+
+    def leave_early() -> None:
+        with Pipeline(source, [], [sink]):
+            assert source.blocked.wait(LIMIT_S)
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        leave_early()
+    assert sink.ended == ["abort"]
+
+
+def test_an_empty_source_finishes_sinks_that_were_never_opened() -> None:
+    sink = Collector()
+    with Pipeline(Numbers(0), [Delay()], [sink]):
+        pass
+    assert sink.ended == ["close"]
+
+
+def test_stopping_twice_and_late_is_harmless() -> None:
+    pipeline = Pipeline(Numbers(3), [], [Collector()]).start()
+    pipeline.wait()
+    pipeline.stop()
+    pipeline.cancel()
+    pipeline.wait()

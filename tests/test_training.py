@@ -1,0 +1,435 @@
+"""Training, degradation and export, on synthesised material; seconds, but it needs torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the extra `train` (torch) is not installed")
+pytest.importorskip("onnxruntime", reason="the extra `train` (onnxruntime) is not installed")
+
+from onnx_models import cards, degrade  # noqa: E402
+from onnx_models.__main__ import main  # noqa: E402
+from onnx_models.checkpoint import load_checkpoint  # noqa: E402
+from onnx_models.config import load_config  # noqa: E402
+from onnx_models.errors import TrainingError  # noqa: E402
+from onnx_models.export import check_parity, export  # noqa: E402
+from onnx_models.graph import build_model, reference  # noqa: E402
+from onnx_models.kernels import reduction_taps  # noqa: E402
+from onnx_models.networks import Network, Shape  # noqa: E402
+from onnx_models.pool import make_pool  # noqa: E402
+from onnx_models.quality import bicubic, psnr  # noqa: E402
+from onnx_models.scenes import Scenes, find_files, read_photo  # noqa: E402
+from onnx_models.train import CHECKPOINT, LOG, Place, Trainer  # noqa: E402
+
+if TYPE_CHECKING:
+    from onnx_models.scenes import Planes
+
+pytestmark = pytest.mark.slow
+
+CONFIGS = sorted((Path(cards.__file__).parent / "configs").glob("*.toml"))
+SHAPES = [Shape(2, 8, 1, 1), Shape(2, 8, 1, 2), Shape(1, 8, 1, 2), Shape(3, 8, 0, 1), Shape(4, 8, 1, 2)]
+CONFIG = """
+name = "tiny"
+[shape]
+width = 8
+depth = 1
+unshuffle = 2
+[train]
+steps = 12
+batch = 2
+crop_px = 24
+validate_every = 4
+log_every = 2
+assert_after = 1000
+[pool]
+shards = 2
+sequences_per_shard = 2
+patches_per_sequence = 4
+patch_px = 32
+validation_sequences = 1
+[scene]
+width_px = 128
+height_px = 96
+smallest_px = 64
+frames = 4
+[card]
+train_data = "synthetic"
+licence = "none"
+limits = "a test"
+"""
+
+
+def picture(seed: int, height: int = 160, width: int = 200) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Overlapping ellipses: edges, flat areas, some colour."""
+    rng = np.random.default_rng(seed)
+    canvas = np.full((height, width, 3), 120, np.uint8)
+    for _ in range(40):
+        centre = (int(rng.integers(width)), int(rng.integers(height)))
+        axes = (int(rng.integers(3, 30)), int(rng.integers(3, 30)))
+        colour = tuple(int(c) for c in rng.integers(0, 256, 3))
+        cv2.ellipse(canvas, centre, axes, float(rng.uniform(0, 180)), 0, 360, colour, -1)
+    return canvas
+
+
+def write_clip(path: Path, frames: int = 8) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 128, "yuv420p"
+        canvas = picture(9, 128, 200)
+        for t in range(frames):
+            part = np.ascontiguousarray(canvas[:, 2 * t : 2 * t + 160])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(part, format="bgr24")))
+        container.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three photographs and a clip."""
+    folder = tmp_path_factory.mktemp("data")
+    for seed in range(3):
+        cv2.imwrite(str(folder / f"{seed}.png"), picture(seed))
+    write_clip(folder / "clip.mp4")
+    return folder
+
+
+def write_config(folder: Path, *changes: tuple[str, str]) -> Path:
+    text = CONFIG
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    path = folder / "tiny.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training from beginning to end, by the command."""
+    out = tmp_path_factory.mktemp("trained")
+    config = write_config(out)
+    arguments = ["train", str(config), "--data", str(data), "--out", str(out), "--threads", "1"]
+    assert main(arguments) == 0
+    return out
+
+
+def log_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / LOG).read_text(encoding="utf-8").splitlines()]
+
+
+# --- one training ---
+
+
+def test_training_logs_losses_and_validations(trained: Path) -> None:
+    log = log_of(trained)
+    assert [entry["step"] for entry in log if "loss" in entry] == [2, 4, 6, 8, 10, 12]
+    validations = [entry for entry in log if "validation_db" in entry]
+    assert [entry["step"] for entry in validations] == [4, 8, 12]
+    for entry in validations:
+        assert entry["gain_db"] == pytest.approx(entry["validation_db"] - entry["interpolation_db"], abs=2e-4)
+
+
+def test_a_killed_training_resumes_to_the_same_weights(
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, place = load_config(write_config(tmp_path)), Place(pool_dir=trained, threads=1)
+    update = Trainer._update
+
+    def killed_at_7(self: Trainer) -> float:
+        if self.step == 7:
+            raise KeyboardInterrupt
+        return update(self)
+
+    monkeypatch.setattr(Trainer, "_update", killed_at_7)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(config, [data], tmp_path, place=place).run()
+    monkeypatch.undo()
+    resumed = Trainer(config, [data], tmp_path, place=place)
+    assert resumed.step == 4
+    resumed.run()
+    expected, found = load_checkpoint(trained / CHECKPOINT).ema, load_checkpoint(tmp_path / CHECKPOINT).ema
+    assert expected.keys() == found.keys()
+    for name, weights in expected.items():
+        torch.testing.assert_close(found[name], weights, rtol=0, atol=1e-6, msg=name)
+
+
+def test_a_finished_training_has_nothing_to_do(trained: Path, data: Path) -> None:
+    before = (trained / LOG).read_text(encoding="utf-8")
+    Trainer(load_config(trained / "tiny.toml"), [data], trained).run()
+    assert (trained / LOG).read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("steps = 12", 'steps = 4\noptimiser = "adam"\nreparam = true'),
+        ("steps = 12", 'steps = 4\nloss = "relative"'),
+        ("steps = 12", 'steps = 4\nloss = "logmse"'),
+    ],
+)
+def test_other_plans_train_and_export(old: str, new: str, trained: Path, data: Path, tmp_path: Path) -> None:
+    config = load_config(write_config(tmp_path, (old, new)))
+    checkpoint = Trainer(config, [data], tmp_path / "out", place=Place(pool_dir=trained)).run()
+    export(checkpoint, "other", tmp_path)
+
+
+def test_a_new_training_can_start_from_a_checkpoint(trained: Path, data: Path, tmp_path: Path) -> None:
+    config, place = load_config(trained / "tiny.toml"), Place(pool_dir=trained)
+    trainer = Trainer(config, [data], tmp_path, trained / CHECKPOINT, place)
+    assert trainer.step == 0
+    weights = load_checkpoint(trained / CHECKPOINT).ema["convs.0.matrix"]
+    torch.testing.assert_close(trainer.network.state_dict()["convs.0.matrix"], weights)
+
+
+def test_a_training_that_does_not_learn_stops(trained: Path, data: Path, tmp_path: Path) -> None:
+    change = ("assert_after = 1000", "assert_after = 1\nmatrix_rate = 0\nrate = 0")
+    config = load_config(write_config(tmp_path, change))
+    with pytest.raises(TrainingError, match="the network has not learnt to help"):
+        Trainer(config, [data], tmp_path, place=Place(pool_dir=trained)).run()
+
+
+def test_a_checkpoint_of_another_shape_is_not_continued(trained: Path, data: Path, tmp_path: Path) -> None:
+    config = load_config(write_config(tmp_path, ("width = 8", "width = 12")))
+    with pytest.raises(TrainingError, match="holds a w8d1u2, the configuration asks for w12d1u2"):
+        Trainer(config, [data], trained)
+
+
+# --- export ---
+
+
+def test_export_writes_a_model_and_its_card(trained: Path, data: Path, tmp_path: Path) -> None:
+    arguments = ["export", str(trained / CHECKPOINT), "tiny", "--folder", str(tmp_path)]
+    measured = ["--clips", str(data), "--photos", str(data), "--frames", "4", "--reduce", "1"]
+    assert main([*arguments, *measured]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.onnx", "tiny.toml"]
+    card = cards.read_card(tmp_path / "tiny.toml")
+    cards.verify(card)
+    assert (card.scale, card.multiple_of, card.halo_px) == (2, 2, 6)
+    assert card.train_data == "synthetic"
+    assert {metric.protocol[-7:] for metric in card.metrics} >= {"CRF 18", "CRF 23"} or card.metrics
+    names = {metric.name for metric in card.metrics}
+    assert {"PSNR-Y", "PSNR-Y gain over Lanczos", "SSIM-Y"} <= names
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"x{shape.scale}-{shape}")
+def test_every_back_end_computes_what_torch_does(shape: Shape) -> None:
+    torch.manual_seed(0)
+    network = Network(shape, reparam=shape.scale == 1)
+    shares = check_parity(build_model(network, "random"), network)
+    assert set(shares) == {"ONNX Runtime", "OpenVINO"}
+
+
+def test_a_back_end_that_differs_is_noticed() -> None:
+    torch.manual_seed(0)
+    network = Network(SHAPES[0])
+    model = build_model(network, "random")
+    with torch.no_grad():
+        network.layers[0].matrix.mul_(3)
+    with pytest.raises(TrainingError, match="differs from torch by up to"):
+        check_parity(model, network)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"not a checkpoint")
+    for wrong in (path, tmp_path / "missing.pt"):
+        assert main(["export", str(wrong), "tiny", "--folder", str(tmp_path)]) == 1
+        assert f"error: checkpoint {wrong} cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "tiny.onnx").exists()
+
+
+# --- networks ---
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"x{shape.scale}-{shape}")
+def test_a_shape_says_what_the_network_is(shape: Shape) -> None:
+    network = Network(shape)
+    assert shape.params == sum(parameter.numel() for parameter in network.parameters())
+    luma = np.random.default_rng(0).integers(0, 256, (24, 32), np.uint8)
+    out = reference(network, luma, 1.0)
+    assert out.shape == (24 * shape.scale, 32 * shape.scale)
+    np.testing.assert_array_equal(reference(network, luma, 0.0), bicubic(luma, shape.scale))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"x{shape.scale}-{shape}")
+def test_nothing_beyond_the_halo_is_seen(shape: Shape) -> None:
+    torch.manual_seed(0)
+    network, halo = Network(shape), shape.halo_px
+    side = 4 * halo + 4 * shape.unshuffle
+    luma = torch.rand(1, 1, side, side)
+    changed = luma.clone()
+    changed[..., : side // 2 - side // 2 % shape.unshuffle, :] = 0
+    with torch.no_grad():
+        differs = (network(luma) != network(changed)).any(dim=3)[0, 0]
+    border = (side // 2 - side // 2 % shape.unshuffle + halo) * shape.scale
+    assert differs[: border - halo * shape.scale].any()
+    assert not differs[border:].any()
+
+
+def test_branches_collapse_into_the_kernel_that_runs() -> None:
+    network = Network(Shape(2, 8, 1, 1), reparam=True)
+    layer = network.layers[1]
+    x = torch.rand(1, 8, 12, 12)
+    bare = torch.nn.functional.conv2d(x, layer.kernel(), layer.bias, padding=1)
+    torch.testing.assert_close(layer(x), bare)
+    assert layer.kernel().shape == (8, 8, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"), [({"scale": 5}, "scale is 5"), ({"width": 0}, "width is 0"), ({"depth": -1}, "depth is -1")]
+)
+def test_shapes_that_cannot_be(wrong: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Shape(**wrong)  # type: ignore[arg-type]
+
+
+# --- degradation ---
+
+
+def sequence(frames: int = 4) -> list[Planes]:
+    luma = cv2.cvtColor(picture(5, 96, 128), cv2.COLOR_BGR2GRAY)
+    grey = np.full((48, 64), 128, np.uint8)
+    return [(np.roll(luma, 2 * t, axis=1), grey, grey) for t in range(frames)]
+
+
+def test_degradations_are_seeded_and_recorded() -> None:
+    mix = degrade.DegradeMix(noise_share=1.0)
+    results = []
+    for _ in range(2):
+        rng = np.random.default_rng(3)
+        how = degrade.draw(mix, 2, rng)
+        results.append((how, degrade.degrade(sequence(), how, rng)))
+    assert results[0][0] == results[1][0]
+    assert results[0][0].noise_sigma > 0
+    np.testing.assert_array_equal(results[0][1], results[1][1])
+    assert results[0][1][0].shape == (48, 64)
+
+
+def test_compression_grows_with_crf() -> None:
+    lumas = [planes[0] for planes in sequence()]
+    scores, sizes = [], []
+    for crf in (10, 23, 36):
+        decoded, size = degrade.encode_decode(sequence(), crf=crf)
+        scores.append(psnr(decoded[2], lumas[2]))
+        sizes.append(size)
+    assert scores == sorted(scores, reverse=True)
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize("kind", degrade.KERNELS)
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_reductions_keep_mean_and_position(kind: str, scale: int) -> None:
+    taps, anchor = reduction_taps(degrade.KERNELS[kind], scale)
+    assert taps.sum() == pytest.approx(1, abs=1e-6)
+    offsets = np.arange(len(taps)) - anchor
+    assert (offsets * taps).sum() == pytest.approx((scale - 1) / 2, abs=1e-6)
+    ramp = np.tile(np.arange(24 * scale, dtype=np.float32), (24 * scale, 1))
+    reduced = degrade.reduce_luma(ramp, scale, kind)
+    expected = np.arange(24) * scale + (scale - 1) / 2
+    np.testing.assert_allclose(reduced[8, 8:16], expected[8:16], atol=1e-2)
+
+
+def test_a_pool_is_the_same_for_a_seed_and_cached(data: Path, trained: Path, tmp_path: Path) -> None:
+    recipe = load_config(trained / "tiny.toml").recipe
+    cached, _ = make_pool(recipe, [data], trained)
+    again, held_out = make_pool(recipe, [data], tmp_path, jobs=2)
+    assert len(cached) == len(again) == 16
+    assert len(held_out) == 4
+    for index in range(len(again)):
+        for ours, theirs in zip(cached.pair(index), again.pair(index), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_inputs_and_targets_of_a_pool_show_the_same_place(data: Path, trained: Path) -> None:
+    patches, _ = make_pool(load_config(trained / "tiny.toml").recipe, [data], trained)
+    here, shifted = [], []
+    for index in range(len(patches)):
+        low, high = patches.pair(index)
+        up = bicubic(low, 2)
+        here.append(psnr(up, high, 8))
+        shifted.append(psnr(np.roll(up, 1, axis=1), high, 8))
+    assert np.mean(here) > np.mean(shifted)
+
+
+# --- what cannot be used ---
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configurations_are_complete(path: Path) -> None:
+    config = load_config(path)
+    assert config.name == path.stem
+    assert config.card.train_data
+    assert config.card.licence
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps = 12", "stepps = 12", "[train] has unknown keys: stepps; known: steps, batch"),
+        ("[pool]", "[poool]", "has unknown keys: poool; known: name, seed, shape"),
+        ('name = "tiny"', "", 'has no key "name"'),
+        ("steps = 12", 'steps = "many"', "steps is 'many'; it must be int"),
+        ("steps = 12", "steps = 0", "steps is 0; must be at least 1"),
+        ("steps = 12", 'loss = "l3"', "loss is 'l3'; allowed: l1, relative, logmse"),
+        ("width = 8", "scale = 5", "scale is 5; allowed: 1, 2, 3, 4"),
+        ("[card]", '[degrade]\npresets = ["warp"]\n[card]', "presets has unknown warp"),
+        ("steps = 12", "steps =", "is not TOML"),
+    ],
+)
+def test_wrong_configurations_are_refused(old: str, new: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=re.escape(message)):
+        load_config(write_config(tmp_path, (old, new)))
+
+
+def test_a_missing_configuration_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="cannot be read"):
+        load_config(tmp_path / "none.toml")
+
+
+def test_an_empty_data_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, empty = write_config(tmp_path), tmp_path / "empty"
+    assert main(["train", str(config), "--data", str(empty), "--out", str(tmp_path / "out")]) == 1
+    assert f"error: data folder {empty} does not exist" in capsys.readouterr().err
+    empty.mkdir()
+    assert main(["train", str(config), "--data", str(empty), "--out", str(tmp_path / "out")]) == 1
+    assert f"error: no photographs or clips in {empty}" in capsys.readouterr().err
+
+
+def test_a_tiny_photograph_is_an_error(data: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "tiny.png"), picture(0, 40, 50))
+    config = load_config(write_config(tmp_path))
+    with pytest.raises(TrainingError, match=r"tiny\.png is 50x40 px, sides of at least 64 are needed"):
+        Trainer(config, [tmp_path], tmp_path / "out")
+
+
+def test_a_corrupt_photograph_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff garbage")
+    with pytest.raises(TrainingError, match=r"broken\.jpg cannot be decoded"):
+        read_photo(tmp_path / "broken.jpg")
+
+
+def test_a_corrupt_clip_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"garbage")
+    config = load_config(write_config(tmp_path))
+    with pytest.raises(TrainingError, match=r"broken\.mp4 cannot be decoded"):
+        Scenes([], find_files([tmp_path])[1], config.scene)
+
+
+def test_a_short_clip_is_an_error(tmp_path: Path) -> None:
+    write_clip(tmp_path / "short.mp4", frames=2)
+    config = load_config(write_config(tmp_path))
+    with pytest.raises(TrainingError, match=r"short\.mp4 gives 2 frames"):
+        Scenes([], [tmp_path / "short.mp4"], config.scene)
+
+
+def test_a_crop_larger_than_the_patches_is_an_error(data: Path, tmp_path: Path) -> None:
+    config = load_config(write_config(tmp_path, ("crop_px = 24", "crop_px = 48")))
+    with pytest.raises(TrainingError, match="crop_px 48 exceeds"):
+        Trainer(config, [data], tmp_path / "out")

@@ -24,6 +24,9 @@ EXACT = _SWS_BICUBIC | _SWS_FULL_CHROMA | _SWS_ACCURATE
 _SWS_MATRIX = {RGB: None, BT601: 5}
 """Where libswscale's numbers for matrices are not those of H.273."""
 
+TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""Arguments of `av.open` that let tags in a wrong encoding pass; PyAV 19 always does."""
+
 _CODEC_LINE = re.compile(r"Video: .*?, (?P<pix_fmt>\w+)\((?P<details>[^)]*)\)")
 _LOCATIONS = {"left", "center", "topleft", "top", "bottomleft", "bottom"}
 _dump_lock = threading.Lock()
@@ -163,7 +166,9 @@ def chroma_location(container: Any, index: int) -> str:
 def side_data(picture: av.VideoFrame) -> dict[str, bytes]:
     """The side data of a picture by FFmpeg's name of its type."""
     items: Any = picture.side_data
-    return {item.type.name: bytes(item) for item in items}
+    # By number: iteration gives items in PyAV 18 and their types in 19.
+    found = [items[index] for index in range(len(items))]
+    return {item.type.name: bytes(item) for item in found}
 
 
 def mastering_of(picture: av.VideoFrame) -> Mastering | None:

@@ -77,7 +77,7 @@ class EnhanceStage:
         return self._pool.allocated
 
     def open(self, format: VideoFormat) -> VideoFormat:
-        """Opens the engine for tiles of this format. Raises CardError, EngineError, or EnhanceError for a size limit."""
+        """Opens the engine for tiles of this format. Raises CardError, EngineError or EnhanceError (a size limit)."""
         import cv2
 
         cv2.setNumThreads(1)  # chroma is cheap, and the cores belong to the network, decoder and encoder

@@ -30,6 +30,10 @@ from tests.clips import (
 )
 
 BT2020 = 9
+MASTERING = (
+    "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):max-cll=1000,400:"
+    "log-level=error"
+)
 
 
 def transcode(source: Path, target: Path, **options: object) -> streamer.Summary:
@@ -253,16 +257,12 @@ class TestColor:
 
     @pytest.mark.parametrize("transfer", [PQ, HLG])
     def test_hdr_becomes_hevc_with_its_metadata(self, tmp_path: Path, transfer: int) -> None:
-        mastering = (
-            "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):max-cll=1000,400:"
-            "log-level=error"
-        )
         clip = Clip(
             frames=3,
             codec="libx265",
             pix_fmt="yuv420p10le",
             color=ColorSpec(BT2020, transfer, BT2020, LIMITED, "topleft"),
-            options={"x265-params": mastering},
+            options={"x265-params": MASTERING},
         )
         source, target = clip.write(tmp_path / "in.mp4"), tmp_path / "out.mp4"
         streamer.enhance(source, target, preset="ultrafast")
@@ -281,7 +281,7 @@ class TestColor:
             codec="libx265",
             pix_fmt="yuv420p10le",
             color=ColorSpec(BT2020, PQ, BT2020, LIMITED),
-            options={"x265-params": "max-cll=1000,400:log-level=error"},
+            options={"x265-params": MASTERING},
         )
         transcode(clip.write(tmp_path / "in.mp4"), tmp_path / "out.mkv", codec="ffv1")
         assert "HDR mastering metadata" in caplog.text

@@ -195,9 +195,18 @@ def test_a_training_that_does_not_learn_stops(trained: Path, data: Path, tmp_pat
         Trainer(config, [data], tmp_path, place=Place(pool_dir=trained)).run()
 
 
-def test_a_checkpoint_of_another_shape_is_not_continued(trained: Path, data: Path, tmp_path: Path) -> None:
-    config = load_config(write_config(tmp_path, ("width = 8", "width = 12")))
-    with pytest.raises(TrainingError, match="holds a w8d1u2, the configuration asks for w12d1u2"):
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("width = 8", "width = 12", "shape w8d1u2, the configuration asks for w12d1u2"),
+        ("steps = 12", 'steps = 12\noptimiser = "adam"', "train.optimiser muon, the configuration asks for adam"),
+    ],
+)
+def test_a_checkpoint_of_another_kind_is_not_continued(
+    old: str, new: str, message: str, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    config = load_config(write_config(tmp_path, (old, new)))
+    with pytest.raises(TrainingError, match=message):
         Trainer(config, [data], trained)
 
 
@@ -213,7 +222,6 @@ def test_export_writes_a_model_and_its_card(trained: Path, data: Path, tmp_path:
     cards.verify(card)
     assert (card.scale, card.multiple_of, card.halo_px) == (2, 2, 6)
     assert card.train_data == "synthetic"
-    assert {metric.protocol[-7:] for metric in card.metrics} >= {"CRF 18", "CRF 23"} or card.metrics
     names = {metric.name for metric in card.metrics}
     assert {"PSNR-Y", "PSNR-Y gain over Lanczos", "SSIM-Y"} <= names
 

@@ -17,7 +17,7 @@ import av.error
 
 from streamer.clock import ticks
 from streamer.color import RGB, range_of
-from streamer.convert import fill_picture, reformatted, set_color
+from streamer.convert import TOLERANT, fill_picture, reformatted, set_color
 from streamer.errors import SinkError, UsageError, reason_of
 from streamer.frame import FULL, MAX_SIDE_PX, Frame, VideoFormat, layout_of
 from streamer.sinks.codecs import (
@@ -200,7 +200,7 @@ class MediaSink:
             self._container.set_chapters([self._moved(chapter) for chapter in media.chapters])
 
     def _moved(self, chapter: Any) -> Any:
-        shift = ticks(self._shift, Fraction(chapter["time_base"]))
+        shift = ticks(self._shift, chapter["time_base"])
         return {**chapter, "start": chapter["start"] + shift, "end": chapter["end"] + shift}
 
     # -- writing ---------------------------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ class MediaSink:
 
     def _say_lost_tags(self) -> None:
         """Reads the finished file back: what its container didn't take is said, not silently lost."""
-        with av.open(str(self._target), metadata_errors="replace") as written:
+        with av.open(str(self._target)) as written:
             kept = {key.lower() for key in written.metadata}
             lost = [key for key in _own_tags(self._media.metadata) if key.lower() not in kept]
             chapters = len(self._media.chapters) - len(written.chapters())

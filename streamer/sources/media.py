@@ -20,6 +20,7 @@ import av.stream
 from streamer.clock import Timeline, fraction, ticks
 from streamer.color import range_of
 from streamer.convert import (
+    TOLERANT,
     chroma_location,
     has_alpha,
     mastering_of,
@@ -388,7 +389,7 @@ def _open_container(url: str, name: str) -> Any:
         elif os.path.isfile(target) and os.path.getsize(target) == 0:
             raise SourceError(f"can't read {name}: the file is empty")
     try:
-        return av.open(target, options=options, metadata_errors="replace", timeout=(10.0, 30.0))
+        return av.open(target, options=options, timeout=(10.0, 30.0), **TOLERANT)
     except FileNotFoundError as error:
         raise SourceError(f"can't read {name}: no such file; check the path") from error
     except PermissionError as error:

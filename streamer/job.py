@@ -13,7 +13,7 @@ from typing import Any
 
 from onnx_models.cards import ModelCard, list_cards
 from streamer.enhancer import EnhanceStage
-from streamer.errors import UsageError, public_url
+from streamer.errors import SourceError, UsageError, public_url
 from streamer.frame import Frame
 from streamer.pipeline import Pipeline
 from streamer.sinks import make_sink
@@ -113,7 +113,12 @@ def enhance(
     run = _Run(source, on_progress)
     pipeline = Pipeline(source, stages, sinks, on_frame=run.on_frame)
     with _collected_notes() as notes:
-        interrupt = _wait(pipeline)
+        try:
+            interrupt = _wait(pipeline)
+        except SourceError:
+            if run.frames:
+                log.warning("%s: finished with the %d frames before the failure", ", ".join(names), run.frames)
+            raise
         summary = run.summary(source_name, names, card, stages, pipeline, notes, interrupted=interrupt is not None)
     if interrupt is not None:
         interrupt.summary = summary  # type: ignore[attr-defined]  # the caller may want to report what is there
@@ -183,18 +188,18 @@ class _Run:
         self._source = source
         self._on_progress = on_progress
         self._started_ns = time.monotonic_ns()
-        self._frames = 0
+        self.frames = 0
         self._media_time = Fraction(0)
         self._last: Frame | None = None
 
     def on_frame(self, frame: Frame) -> None:
-        self._frames += 1
+        self.frames += 1
         self._media_time += frame.duration * frame.time_base
         self._size = f"{frame.format.width}x{frame.format.height}"
         if self._on_progress is not None:
             elapsed_s = (time.monotonic_ns() - self._started_ns) / 1e9
             total = self._source.frames_total
-            self._on_progress(Progress(self._frames, total, float(self._media_time), elapsed_s))
+            self._on_progress(Progress(self.frames, total, float(self._media_time), elapsed_s))
 
     def summary(
         self,
@@ -216,11 +221,11 @@ class _Run:
             model=card.name if card else "none",
             engine=engine,
             source_size=f"{format.width}x{format.height}",
-            output_size=self._size if self._frames else "",
-            frames=self._frames,
+            output_size=self._size if self.frames else "",
+            frames=self.frames,
             media_s=round(float(self._media_time), 3),
             elapsed_s=round(elapsed_s, 3),
-            fps=round(self._frames / elapsed_s, 2),
+            fps=round(self.frames / elapsed_s, 2),
             speed=round(float(self._media_time) / elapsed_s, 3),
             interrupted=interrupted,
             notes=tuple(notes),

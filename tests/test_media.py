@@ -411,3 +411,28 @@ def test_clips_shorter_than_the_encoder_looks_ahead(tmp_path: Path, frames: int)
     for _ in range(3):  # libx265's unset decoding times vary from run to run
         transcode(source, tmp_path / "out.mp4", codec="hevc", preset="veryfast", force=True)
         assert times(tmp_path / "out.mp4") == times(source)
+
+
+def test_a_constant_rate_container_says_how_far_it_moved_pictures(tmp_path: Path) -> None:
+    clip = Clip(time_base=Fraction(1, 1000), pts=[0, 10, 100, 300])
+    summary = transcode(clip.write(tmp_path / "in.mp4"), tmp_path / "out.avi", codec="h264")
+    assert len(decoded(tmp_path / "out.avi")) == 4
+    assert any("constant frame rate moved pictures by up to" in note for note in summary.notes)
+
+
+def test_interlaced_streams_may_change_in_the_middle(tmp_path: Path) -> None:
+    options = {"crf": "5", "flags": "+ildct+ilme"}
+    parts = [
+        Clip(64, 64, frames=6, interlaced=True, options=options).write(tmp_path / "a.ts"),
+        Clip(96, 96, frames=6, interlaced=True, options=options).write(tmp_path / "b.ts"),
+    ]
+    (tmp_path / "both.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert transcode(tmp_path / "both.ts", tmp_path / "out.mkv").frames == 12
+
+
+def test_sound_beyond_the_duration_is_left_out(tmp_path: Path) -> None:
+    source = Clip(frames=50, audio="pcm_s16le").write(tmp_path / "in.mkv")
+    transcode(source, tmp_path / "out.mkv", duration=0.4)
+    (sound,) = copied_packets(tmp_path / "out.mkv", "audio")
+    assert all(when is not None and when < Fraction(4, 10) for _, when in sound)
+    assert len(sound) > 10

@@ -34,6 +34,7 @@ from streamer.stage import Media
 log = logging.getLogger(__name__)
 
 _LONGEST_DELAY = 1 << 40
+_UNHEARD_S = Fraction(1, 1000)
 _FF_LAMBDA = 118
 _QSCALE_FLAG = 2
 _VARIABLE_RATE = 0x400
@@ -85,6 +86,7 @@ class MediaSink:
         self._time_base: Fraction | None = None
         self._durations: dict[int, int] = {}
         self._last_pts: int | None = None
+        self._moved_s = Fraction(0)
         self._picture = av.VideoFrame(self._stored.width, self._stored.height, self._stored.pix_fmt)
         # With another pixel format, frames are filled in their own and then converted.
         self._own = None if self._same_planes(format) else av.VideoFrame(format.width, format.height, format.pix_fmt)
@@ -197,9 +199,9 @@ class MediaSink:
         elif self._stored.rotation:
             self._stream.set_display_rotation(self._stored.rotation)
         if media.chapters:
-            self._container.set_chapters([self._moved(chapter) for chapter in media.chapters])
+            self._container.set_chapters([self._shifted(chapter) for chapter in media.chapters])
 
-    def _moved(self, chapter: Any) -> Any:
+    def _shifted(self, chapter: Any) -> Any:
         shift = ticks(self._shift, chapter["time_base"])
         return {**chapter, "start": chapter["start"] + shift, "end": chapter["end"] + shift}
 
@@ -245,9 +247,11 @@ class MediaSink:
 
     def _stamp(self, picture: av.VideoFrame, frame: Frame) -> None:
         assert self._time_base is not None
-        pts = ticks(frame.time + self._shift, self._time_base)
+        time = frame.time + self._shift
+        pts = ticks(time, self._time_base)
         if self._last_pts is not None and pts <= self._last_pts:
             pts = self._last_pts + 1  # a coarser clock than the source's: each picture still has its own tick
+        self._moved_s = max(self._moved_s, abs(pts * self._time_base - time))
         picture.pts = self._last_pts = pts
         picture.time_base = self._time_base
         picture.duration = max(1, ticks(frame.duration * frame.time_base, self._time_base))
@@ -306,12 +310,14 @@ class MediaSink:
 
     def _say_lost_tags(self) -> None:
         """Reads the finished file back: what its container didn't take is said, not silently lost."""
-        with av.open(str(self._target)) as written:
+        with av.open(str(self._target), **TOLERANT) as written:
             kept = {key.lower() for key in written.metadata}
             lost = [key for key in _own_tags(self._media.metadata) if key.lower() not in kept]
             chapters = len(self._media.chapters) - len(written.chapters())
         if lost:
             log.warning("%s: its container didn't keep the tags %s", self.name, ", ".join(sorted(lost)))
+        if self._moved_s > _UNHEARD_S:
+            log.warning("%s: its constant frame rate moved pictures by up to %.0f ms", self.name, 1000 * self._moved_s)
         if chapters > 0:
             log.warning("%s: its container didn't keep %d chapters", self.name, chapters)
 

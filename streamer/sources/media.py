@@ -266,13 +266,19 @@ class MediaSource:
         )
 
     def _shifted(self, packets: list[Any]) -> Iterator[Any]:
+        """The packets inside the part asked for, in its time."""
         for packet in packets:
-            if self._start:
-                shift = ticks(self._origin, packet.time_base)
-                if packet.pts is not None and packet.pts < shift:
+            shift = ticks(self._origin, packet.time_base)
+            when = packet.pts if packet.pts is not None else packet.dts
+            if when is not None:
+                if self._start and when < shift:
                     continue
-                packet.pts = None if packet.pts is None else packet.pts - shift
-                packet.dts = None if packet.dts is None else packet.dts - shift
+                if self._duration is not None and self._is_past_end(
+                    ticks((when - shift) * packet.time_base, self._time_base)
+                ):
+                    continue
+            packet.pts = None if packet.pts is None else packet.pts - shift
+            packet.dts = None if packet.dts is None else packet.dts - shift
             yield packet
 
     def _events(self) -> Iterator[Any]:
@@ -284,9 +290,7 @@ class MediaSource:
                 yield from self._deinterlaced(self._decoded(packet))
             elif packet.size and packet.stream.index in self._companions:
                 yield packet
-        if self._graph is not None:
-            self._graph.push(None)
-            yield from self._pulled()
+        yield from self._drained()
 
     def _packets(self) -> Iterator[Any]:
         """All packets, then one empty packet per stream that drains its decoder; skips damage between packets."""
@@ -331,6 +335,9 @@ class MediaSource:
             if self._graph is None:
                 yield picture
                 continue
+            if _shape(picture) != self._graph_shape:  # a filter takes one format: the stream changed in the middle
+                yield from self._drained()
+                self._graph = self._bwdif(picture)
             self._count("deinterlaced frames", picture.interlaced_frame)
             self._graph.push(picture)
             yield from self._pulled()
@@ -342,7 +349,13 @@ class MediaSource:
         )
         graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink"))
         graph.configure()
+        self._graph_shape = _shape(picture)
         return graph
+
+    def _drained(self) -> Iterator[av.VideoFrame]:
+        if self._graph is not None:
+            self._graph.push(None)
+            yield from self._pulled()
 
     def _pulled(self) -> Iterator[av.VideoFrame]:
         assert self._graph is not None
@@ -366,6 +379,10 @@ class MediaSource:
         for event in ("corrupt packets", "format changes", "repaired timestamps"):
             if self.counts.get(event):
                 log.warning("%s: %d %s", self._name, self.counts[event], event)
+
+
+def _shape(picture: av.VideoFrame) -> tuple[int, int, str]:
+    return picture.width, picture.height, picture.format.name
 
 
 def _chain(head: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
@@ -436,7 +453,7 @@ def _companions(container: Any, video: Any) -> dict[int, Any]:
         if stream.type in ("audio", "subtitle", "attachment", "video"):
             kept[stream.index] = stream
         else:
-            log.info(
-                "stream #%d (%s) is not carried over: only its container knows what it means", stream.index, stream.type
+            log.warning(
+                "stream #%d (%s) is left out: only its container knows what it means", stream.index, stream.type
             )
     return kept

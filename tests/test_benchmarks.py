@@ -1,0 +1,131 @@
+"""The benchmarks run and say what they should; no assertion on how fast."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks import memory, speed, startup
+from benchmarks.__main__ import app
+from benchmarks.cases import CASES, Window
+from benchmarks.machine import Usage, facts
+from benchmarks.memory import marks
+from benchmarks.report import table
+from benchmarks.speed import Sample, ratios, summarise
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MACHINE_KEYS = {"cpu", "cpus", "system", "load", "python", "packages", "commit"}
+
+
+def sample(wall_ms: float, cpu_ms: float) -> Sample:
+    return Sample(wall_ms, cpu_ms, system_ms=0.5, page_faults=1, switches=2, others_cpus=0)
+
+
+ROUND = {
+    "decode": sample(1, 1),
+    "network": sample(16, 32),
+    "encode": sample(3, 7),
+    "chroma": sample(1, 1),
+    "pipeline": sample(22, 42),
+    "plain loop, x264": sample(44, 80),
+    "plain loop, VideoWriter": sample(50, 90),
+}
+
+
+def test_ratios_by_hand() -> None:
+    assert ratios(ROUND, cpus=2) == {
+        "cpu over parts": pytest.approx(42 / 40),
+        "wall over ideal": pytest.approx(22 / 20),
+        "speed over plain loop": pytest.approx(2.0),
+    }
+    assert ratios(ROUND, cpus=4)["wall over ideal"] == pytest.approx(22 / 10)
+
+
+def test_ratios_are_taken_within_rounds() -> None:
+    """A machine twice as slow in one round changes the times of that round, not its ratios."""
+    slow = {name: sample(2 * one.wall_ms, 2 * one.cpu_ms) for name, one in ROUND.items()}
+    worse = {**ROUND, "pipeline": sample(60, 60)}
+    findings = summarise([ROUND, slow, worse], cpus=2)
+    assert findings["ratios"]["cpu over parts"] == {
+        "value": pytest.approx(1.05),
+        "target": "<= 1.1",
+        "met": True,
+        "rounds": [pytest.approx(1.05), pytest.approx(1.05), pytest.approx(1.5)],
+    }
+    assert findings["cases"]["pipeline"]["wall_ms"] == 44
+    assert findings["cases"]["pipeline"]["fps"] == pytest.approx(1000 / 44)
+    missed = summarise([worse], cpus=2)["ratios"]
+    assert not missed["cpu over parts"]["met"]
+    assert not missed["speed over plain loop"]["met"]
+
+
+def test_usage_is_a_difference_per_frame() -> None:
+    first = Usage(wall_ns=1_000_000, cpu_ns=0, system_ns=0, page_faults=3, switches=0, others_ns=0)
+    last = Usage(
+        wall_ns=21_000_000, cpu_ns=30_000_000, system_ns=1_000_000, page_faults=13, switches=20, others_ns=5_000_000
+    )
+    assert Sample.of(last.since(first), frames=10) == Sample(2.0, 3.0, 0.1, 1.0, 2.0, 0.25)
+
+
+@pytest.mark.parametrize(("frames", "measured"), [(332, 300), (16, 8)])
+def test_window_leaves_out_both_ends(frames: int, measured: int) -> None:
+    window = Window(frames)
+    for _ in range(frames):
+        window.tick()
+    assert window.frames == measured
+    assert window.usage.wall_ns >= 0
+
+
+def test_marks_of_a_long_run() -> None:
+    assert marks(5000) == [200, 1000, 2000, 3000, 4000, 5000]
+    assert marks(40) == [10, 40]
+
+
+def test_table_is_aligned() -> None:
+    assert table(("a", "bb"), [("long", 1), ("x", 222)]) == "a      bb\nlong    1\nx     222"
+
+
+def test_facts_name_the_machine() -> None:
+    found = facts()
+    assert found.keys() >= MACHINE_KEYS
+    assert found["cpus"] >= 1
+    assert found["packages"]["av"]
+
+
+@pytest.mark.slow
+def test_speed(tmp_path: Path) -> None:
+    path = tmp_path / "speed.json"
+    outcome = CliRunner().invoke(app, ["speed", "--frames", "24", "--repeat", "1", "--json", str(path)])
+    assert outcome.exit_code == 0, outcome.output
+    assert "cpu over parts" in outcome.output
+    found = json.loads(path.read_text())
+    assert found.keys() == {"command", "date", "machine", "cases", "ratios", "settings"}
+    assert found["cases"].keys() == CASES.keys()
+    assert found["ratios"].keys() == speed.TARGETS.keys()
+    for case in found["cases"].values():
+        assert case["wall_ms"] > 0
+        assert len(case["rounds"]) == 1
+
+
+@pytest.mark.slow
+def test_memory() -> None:
+    report = memory.run(frames=24)
+    assert report.findings["runs"].keys() == {"null:", "file"}
+    for seen in report.findings["runs"].values():
+        assert [mark["frame"] for mark in seen] == [6, 24]
+        assert all(mark["resident_mib"] > 10 for mark in seen)
+        assert all(1 <= mark["planes_allocated"] <= 16 for mark in seen)
+    assert "growth" in str(report)
+
+
+@pytest.mark.slow
+def test_startup() -> None:
+    report = startup.run(repeat=1)
+    assert report.findings["commands"].keys() == startup.commands().keys()
+    assert {"python -c pass", "python -m streamer --help"} <= report.findings["commands"].keys()
+    assert all(entry["wall_ms"] > 0 for entry in report.findings["commands"].values())

@@ -8,8 +8,9 @@ import logging
 import math
 import sys
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    Plane = npt.NDArray[np.generic]
+    Plane = npt.NDArray[Any]
     Write = Callable[..., str]
 
 WIDTH, HEIGHT = 32, 24
@@ -151,7 +152,7 @@ def test_other_depth_is_scaled_to_the_reference(write: Write, code_range: int) -
     for reference, distorted, bits in ((shallow, deep, 8), (deep, shallow, 10)):
         report = compare_files(reference, distorted)
         assert report.bits == bits
-        assert report.psnr_y > (math.inf if code_range == LIMITED else 68) - 1
+        assert report.psnr_y >= (math.inf if code_range == LIMITED else 65)
         assert report.ssim_y == pytest.approx(1, abs=1e-5)
 
 
@@ -215,10 +216,9 @@ def test_vmaf_missing_is_said(write: Write) -> None:
 @pytest.mark.skipif(not HAS_VMAF, reason="needs the vmaf extra")
 def test_vmaf_orders_videos(write: Write) -> None:
     clip = [_soft(seed) for seed in range(6)]
-    noise = texture(99, height=144, width=192, low=-25, high=26)
     good = write(clip, pix_fmt="yuv420p")
     shifted = write(clip, pix_fmt="yuv420p", times=[3, 90, 91, 300, 301, 999])
-    bad = write([np.clip(luma + noise, 0, 255) for luma in clip], pix_fmt="yuv420p")
+    bad = write([cv2.blur(luma.astype(np.uint8), (9, 9)) for luma in clip], pix_fmt="yuv420p")
     same, later, worse = (compare_files(good, other) for other in (good, shifted, bad))
     assert (same.vmaf or 0) >= 95
     assert (same.vmaf_neg or 0) >= 95

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import re
@@ -29,6 +28,7 @@ from streamer.sinks.codecs import (
     qscale_of,
     stored_pix_fmt,
 )
+from streamer.sinks.companions import Companions
 from streamer.stage import Media
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,8 @@ class MediaSink:
             self._stored = self._stored_format(format)
             self._shift = max(Fraction(0), -media.start)
             self._add_picture_stream(format)
-            self._companions = {} if self._is_still else dict(self._add_companions(media.companions))
+            copied = () if self._is_still else media.companions
+            self._companions = Companions(self._container, self.name, copied, self._shift)
             self._add_tags(media)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error("create", error) from error
@@ -180,15 +181,6 @@ class MediaSink:
         if stored.pix_fmt.replace("yuvj", "yuv") != format.pix_fmt and not self._is_still:
             log.warning("%s: %s is stored as %s by %s", self.name, format.pix_fmt, stored.pix_fmt, encoder.name)
 
-    def _add_companions(self, streams: Iterable[Any]) -> Iterable[tuple[int, Any]]:
-        muxer = self._container.format.name
-        for stream in streams:
-            if not _can_hold(muxer, stream):
-                kind = getattr(stream.codec_context, "name", None) or stream.type
-                log.warning("%s: %s can't hold stream #%d (%s); it is left out", self.name, muxer, stream.index, kind)
-                continue
-            yield stream.index, _add_copy(self._container, stream)
-
     def _add_tags(self, media: Media) -> None:
         self._container.metadata.update(_own_tags(media.metadata))
         self._stream.metadata.update(_own_tags(media.video_metadata))
@@ -217,7 +209,7 @@ class MediaSink:
             if self._time_base is None:
                 self._start(frame)
             self._mux_encoded(self._stream.encode(self._picture_of(frame)))
-            self._mux_companions(frame.packets)
+            self._companions.mux(frame.packets)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error("write", error) from error
         self._written += 1
@@ -264,39 +256,18 @@ class MediaSink:
                 packet.duration = duration
             self._container.mux(packet)
 
-    def _mux_companions(self, packets: Iterable[Any]) -> None:
-        for packet in packets:
-            target = self._companions.get(packet.stream_index) if not self._is_still else None
-            if target is None:
-                continue
-            # Several sinks may copy one packet: what muxing changes in it is put back.
-            before = (packet.stream, packet.pts, packet.dts, packet.duration, packet.time_base)
-            shift = ticks(self._shift, packet.time_base)
-            if shift:
-                packet.pts = None if packet.pts is None else packet.pts + shift
-                packet.dts = None if packet.dts is None else packet.dts + shift
-            try:
-                packet.stream = target
-                self._container.mux(packet)
-            finally:
-                packet.stream, packet.pts, packet.dts, packet.duration, packet.time_base = before
-
     # -- ending ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         if self._container is None:
             return
-        container, self._container = self._container, None
         try:
-            try:
-                self._container = container
-                self._mux_encoded(_in_decoding_order(self._stream.encode(None)))
-            finally:
-                self._container = None
-                container.close()
+            self._mux_encoded(_in_decoding_order(self._stream.encode(None)))
+            self._container.close()
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            self._remove_partial()
+            self.abort()
             raise self._error("finish", error) from error
+        self._container = None
         self._publish()
 
     def _publish(self) -> None:
@@ -306,9 +277,9 @@ class MediaSink:
             raise SinkError(f"{self.name} was created by somebody else meanwhile; the result is in {self._partial}")
         os.replace(self._partial, self._target)
         if not self._is_still:
-            self._say_lost_tags()
+            self._say_losses()
 
-    def _say_lost_tags(self) -> None:
+    def _say_losses(self) -> None:
         """Reads the finished file back: what its container didn't take is said, not silently lost."""
         with av.open(str(self._target), **TOLERANT) as written:
             kept = {key.lower() for key in written.metadata}
@@ -318,6 +289,10 @@ class MediaSink:
             log.warning("%s: its container didn't keep the tags %s", self.name, ", ".join(sorted(lost)))
         if self._moved_s > _UNHEARD_S:
             log.warning("%s: its constant frame rate moved pictures by up to %.0f ms", self.name, 1000 * self._moved_s)
+        if self._companions.refused:
+            log.warning(
+                "%s: %d packets of other streams were damaged and left out", self.name, self._companions.refused
+            )
         if chapters > 0:
             log.warning("%s: its container didn't keep %d chapters", self.name, chapters)
 
@@ -361,21 +336,3 @@ def _in_decoding_order(packets: list[Any]) -> list[Any]:
 
 def _own_tags(metadata: Any) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if not _TECHNICAL_TAGS.fullmatch(key)}
-
-
-def _add_copy(container: Any, stream: Any) -> Any:
-    copy = container.add_stream_from_template(stream)
-    copy.metadata.update(stream.metadata)
-    copy.disposition = stream.disposition
-    return copy
-
-
-def _can_hold(muxer: str, stream: Any) -> bool:
-    """Whether a container of this kind takes a copy of `stream`, found out by writing a header into memory."""
-    try:
-        with av.open(io.BytesIO(), "w", format=muxer) as trial:
-            _add_copy(trial, stream)
-            trial.start_encoding()
-    except (av.error.FFmpegError, ValueError):
-        return False
-    return True

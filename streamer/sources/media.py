@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
 import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
 import av.error
-import av.filter
-import av.stream
 
 from streamer.clock import Timeline, fraction, ticks
 from streamer.color import range_of
 from streamer.convert import (
-    TOLERANT,
     chroma_location,
     has_alpha,
     mastering_of,
@@ -33,11 +27,12 @@ from streamer.convert import (
 )
 from streamer.errors import SourceError, public_url, reason_of
 from streamer.frame import MAX_PIXELS, MAX_SIDE_PX, Frame, VideoFormat
+from streamer.sources.deinterlace import Deinterlacer
+from streamer.sources.opening import companions_of, open_container, pick_video
 from streamer.stage import Media
 
 log = logging.getLogger(__name__)
 
-_SEQUENCE = re.compile(r"%0?\d*d")
 _STILL_FORMATS = ("image2", "_pipe")
 _MAX_DEMUX_ERRORS = 100
 _LONGEST_LAST_S = 60
@@ -62,7 +57,6 @@ class MediaSource:
         self._duration = duration
         self._container: Any = None
         self._interrupted = threading.Event()
-        self._graph: av.filter.Graph | None = None
         self.counts: dict[str, int] = {}
 
     @property
@@ -79,9 +73,9 @@ class MediaSource:
         return self._frames_total
 
     def open(self) -> None:
-        self._container = _open_container(self._url, self._name)
+        self._container = open_container(self._url, self._name)
         try:
-            self._stream = _pick_video(self._container, self._name)
+            self._stream = pick_video(self._container, self._name)
             self._open_decoder()
         except BaseException:
             self.close()
@@ -107,8 +101,9 @@ class MediaSource:
         self._rate = fraction(rate) if rate else None
         self._time_base = fraction(stream.time_base)
         self._timeline = Timeline(self._time_base, self._rate)
+        self._deinterlacer = Deinterlacer(self._name, self._time_base)
         self._origin = self._seek() if self._start else Fraction(0)
-        self._companions = _companions(self._container, stream)
+        self._companions = companions_of(self._container, stream)
         events = self._events()
         head: list[Any] = []
         for event in events:
@@ -287,10 +282,11 @@ class MediaSource:
             if self._interrupted.is_set():
                 return
             if packet.stream.index == self._stream.index:
-                yield from self._deinterlaced(self._decoded(packet))
+                for picture in self._decoded(packet):
+                    yield from self._deinterlacer.process(picture)
             elif packet.size and packet.stream.index in self._companions:
                 yield packet
-        yield from self._drained()
+        yield from self._deinterlacer.flush()
 
     def _packets(self) -> Iterator[Any]:
         """All packets, then one empty packet per stream that drains its decoder; skips damage between packets."""
@@ -327,46 +323,6 @@ class MediaSource:
                 f"{MAX_PIXELS >> 20} megapixels"
             )
 
-    def _deinterlaced(self, pictures: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-        for picture in pictures:
-            if picture.interlaced_frame and self._graph is None:
-                log.warning("%s is interlaced: deinterlacing with bwdif, one frame per frame", self._name)
-                self._graph = self._bwdif(picture)
-            if self._graph is None:
-                yield picture
-                continue
-            if _shape(picture) != self._graph_shape:  # a filter takes one format: the stream changed in the middle
-                yield from self._drained()
-                self._graph = self._bwdif(picture)
-            self._count("deinterlaced frames", picture.interlaced_frame)
-            self._graph.push(picture)
-            yield from self._pulled()
-
-    def _bwdif(self, picture: av.VideoFrame) -> av.filter.Graph:
-        graph = av.filter.Graph()
-        source = graph.add_buffer(
-            width=picture.width, height=picture.height, format=picture.format, time_base=self._time_base
-        )
-        graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink"))
-        graph.configure()
-        self._graph_shape = _shape(picture)
-        return graph
-
-    def _drained(self) -> Iterator[av.VideoFrame]:
-        if self._graph is not None:
-            self._graph.push(None)
-            yield from self._pulled()
-
-    def _pulled(self) -> Iterator[av.VideoFrame]:
-        assert self._graph is not None
-        while True:
-            try:
-                picture = self._graph.pull()
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return
-            assert isinstance(picture, av.VideoFrame)
-            yield picture
-
     def _count(self, event: str, number: int = 1) -> None:
         self.counts[event] = self.counts.get(event, 0) + number
 
@@ -374,15 +330,15 @@ class MediaSource:
         whole = not self._start and self._duration is None and not self._interrupted.is_set()
         if whole and frames < self._stream.frames:
             log.warning("%s ended early: %d of %d frames could be read", self._name, frames, self._stream.frames)
-        if self._timeline.repaired:
-            self._count("repaired timestamps", self._timeline.repaired)
+        for event, number in (
+            ("repaired timestamps", self._timeline.repaired),
+            ("deinterlaced frames", self._deinterlacer.deinterlaced),
+        ):
+            if number:
+                self._count(event, number)
         for event in ("corrupt packets", "format changes", "repaired timestamps"):
             if self.counts.get(event):
                 log.warning("%s: %d %s", self._name, self.counts[event], event)
-
-
-def _shape(picture: av.VideoFrame) -> tuple[int, int, str]:
-    return picture.width, picture.height, picture.format.name
 
 
 def _chain(head: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
@@ -390,70 +346,3 @@ def _chain(head: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
     while head:
         yield head.pop(0)
     yield from rest
-
-
-def _open_container(url: str, name: str) -> Any:
-    options: dict[str, str] = {}
-    target = url
-    if "://" not in url:
-        target = os.path.abspath(url)
-        if _SEQUENCE.search(os.path.basename(target)):
-            options = {"start_number": str(_first_number(Path(target), name))}
-        elif os.path.isdir(target):
-            raise SourceError(
-                f"can't read {name}: it is a folder; for a numbered sequence write {os.path.join(name, '%05d.png')}"
-            )
-        elif os.path.isfile(target) and os.path.getsize(target) == 0:
-            raise SourceError(f"can't read {name}: the file is empty")
-    try:
-        return av.open(target, options=options, timeout=(10.0, 30.0), **TOLERANT)
-    except FileNotFoundError as error:
-        raise SourceError(f"can't read {name}: no such file; check the path") from error
-    except PermissionError as error:
-        raise SourceError(f"can't read {name}: permission denied") from error
-    except av.error.InvalidDataError as error:
-        raise SourceError(
-            f"can't read {name}: it isn't a video or image that FFmpeg knows, or its index is missing because the "
-            "recording was cut off"
-        ) from error
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise SourceError(f"can't read {name}: {reason_of(error)}") from error
-
-
-def _first_number(pattern: Path, name: str) -> int:
-    """The lowest number in a sequence such as frames/%05d.png; FFmpeg by itself looks no further than 4."""
-    token = _SEQUENCE.search(pattern.name)
-    assert token is not None
-    before, after = pattern.name[: token.start()], pattern.name[token.end() :]
-    match = re.compile(re.escape(before) + r"(\d+)" + re.escape(after)).fullmatch
-    names = os.listdir(pattern.parent) if pattern.parent.is_dir() else []
-    numbers = [int(found[1]) for entry in names if (found := match(entry)) and pattern.name % int(found[1]) == entry]
-    if not numbers:
-        raise SourceError(f"can't read {name}: no picture matches it; check the folder and the number of digits")
-    return min(numbers)
-
-
-def _pick_video(container: Any, name: str) -> Any:
-    attached = av.stream.Disposition.attached_pic
-    pictures = [stream for stream in container.streams.video if not stream.disposition & attached]
-    if not pictures:
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
-        raise SourceError(f"can't enhance {name}: it has no video, only {kinds}")
-    if pictures[0].codec_context is None:
-        raise SourceError(f"can't decode {name}: no decoder for its video codec in this FFmpeg build")
-    return pictures[0]
-
-
-def _companions(container: Any, video: Any) -> dict[int, Any]:
-    """The streams that go along: everything but the enhanced one and untyped data tracks."""
-    kept = {}
-    for stream in container.streams:
-        if stream.index == video.index:
-            continue
-        if stream.type in ("audio", "subtitle", "attachment", "video"):
-            kept[stream.index] = stream
-        else:
-            log.warning(
-                "stream #%d (%s) is left out: only its container knows what it means", stream.index, stream.type
-            )
-    return kept

@@ -1,0 +1,90 @@
+"""Opening an input: from a path or URL to a PyAV container, its picture stream and the streams that go along."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import av.stream
+
+from streamer.convert import TOLERANT
+from streamer.errors import SourceError, reason_of
+
+log = logging.getLogger(__name__)
+
+_OPEN_S, _READ_S = 10.0, 30.0
+_SEQUENCE = re.compile(r"%0?\d*d")
+
+
+def open_container(url: str, name: str) -> Any:
+    """The open container of a file, numbered sequence or URL; `name` is what messages call it. Raises SourceError."""
+    options: dict[str, str] = {}
+    target = url
+    if "://" not in url:
+        target = os.path.abspath(url)
+        if _SEQUENCE.search(os.path.basename(target)):
+            options = {"start_number": str(_first_number(Path(target), name))}
+        elif os.path.isdir(target):
+            raise SourceError(
+                f"can't read {name}: it is a folder; for a numbered sequence write {os.path.join(name, '%05d.png')}"
+            )
+        elif os.path.isfile(target) and os.path.getsize(target) == 0:
+            raise SourceError(f"can't read {name}: the file is empty")
+    try:
+        return av.open(target, options=options, timeout=(_OPEN_S, _READ_S), **TOLERANT)
+    except FileNotFoundError as error:
+        raise SourceError(f"can't read {name}: no such file; check the path") from error
+    except PermissionError as error:
+        raise SourceError(f"can't read {name}: permission denied") from error
+    except av.error.InvalidDataError as error:
+        raise SourceError(
+            f"can't read {name}: it isn't a video or image that FFmpeg knows, or its index is missing because the "
+            "recording was cut off"
+        ) from error
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise SourceError(f"can't read {name}: {reason_of(error)}") from error
+
+
+def _first_number(pattern: Path, name: str) -> int:
+    """The lowest number in a sequence such as frames/%05d.png; FFmpeg by itself looks no further than 4."""
+    token = _SEQUENCE.search(pattern.name)
+    assert token is not None
+    before, after = pattern.name[: token.start()], pattern.name[token.end() :]
+    match = re.compile(re.escape(before) + r"(\d+)" + re.escape(after)).fullmatch
+    names = os.listdir(pattern.parent) if pattern.parent.is_dir() else []
+    numbers = [int(found[1]) for entry in names if (found := match(entry)) and pattern.name % int(found[1]) == entry]
+    if not numbers:
+        raise SourceError(f"can't read {name}: no picture matches it; check the folder and the number of digits")
+    return min(numbers)
+
+
+def pick_video(container: Any, name: str) -> Any:
+    """The stream to enhance: the first with moving pictures. Raises SourceError if there is none to decode."""
+    attached = av.stream.Disposition.attached_pic
+    pictures = [stream for stream in container.streams.video if not stream.disposition & attached]
+    if not pictures:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
+        raise SourceError(f"can't enhance {name}: it has no video, only {kinds}")
+    if pictures[0].codec_context is None:
+        raise SourceError(f"can't decode {name}: no decoder for its video codec in this FFmpeg build")
+    return pictures[0]
+
+
+def companions_of(container: Any, video: Any) -> dict[int, Any]:
+    """The streams that go along: everything but the enhanced one and untyped data tracks."""
+    kept = {}
+    for stream in container.streams:
+        if stream.index == video.index:
+            continue
+        if stream.type in ("audio", "subtitle", "attachment", "video"):
+            kept[stream.index] = stream
+        else:
+            log.warning(
+                "stream #%d (%s) is left out: only its container knows what it means", stream.index, stream.type
+            )
+    return kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -198,7 +199,8 @@ def engines_list() -> None:
 
 
 def main() -> None:
-    """Entry point; exits with 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+    """Entry point; exits with 0 done, 1 failed, 2 bad usage, 130 interrupted (Ctrl-C or SIGTERM)."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # services stop programs so: files are finished too
     app()
 
 

@@ -49,7 +49,7 @@ class ChromaScaler:
     """Resamples chroma planes by an integer factor with a bicubic (Catmull-Rom) polyphase filter.
 
     Keys' cubic convolution with a = -0.5 (IEEE TASSP 29-6, 1981), the same kernel as the networks' skip connection;
-    edges are replicated. One 4x4 kernel per output phase, evaluated at source size.
+    edges are replicated. One 4x4 kernel per output phase, evaluated at source size. For one thread.
     """
 
     def __init__(self, layout: PixelLayout, color: ColorSpec, scale: int) -> None:
@@ -57,21 +57,25 @@ class ChromaScaler:
         self._scale = scale
         self._peak = (1 << layout.bits) - 1
         self._deep = layout.bits != 8 * layout.dtype.itemsize
-        self._columns = [_taps(phase) for phase in _phases(scale, layout.log2_chroma_w, x)]
-        self._rows = [_taps(phase) for phase in _phases(scale, layout.log2_chroma_h, y)]
+        columns = [_taps(phase) for phase in _phases(scale, layout.log2_chroma_w, x)]
+        rows = [_taps(phase) for phase in _phases(scale, layout.log2_chroma_h, y)]
+        self._phases = [
+            (row, column, np.outer(rows[row][0], columns[column][0]), (columns[column][1], rows[row][1]))
+            for row in range(scale)
+            for column in range(scale)
+        ]
+        self._phase: Plane | None = None
 
     def resample(self, plane: Plane, into: Plane) -> None:
         """Fills `into` ([about scale·h, about scale·w], cropped for odd luma sizes) from `plane` [h, w]; same dtype."""
         import cv2
 
-        for row, (row_taps, row_anchor) in enumerate(self._rows):
-            for column, (column_taps, column_anchor) in enumerate(self._columns):
-                target = into[row :: self._scale, column :: self._scale]
-                kernel = np.outer(row_taps, column_taps)
-                phase = cv2.filter2D(
-                    plane, -1, kernel, anchor=(column_anchor, row_anchor), borderType=cv2.BORDER_REPLICATE
-                )
-                target[...] = phase[: target.shape[0], : target.shape[1]]
+        if self._phase is None or self._phase.shape != plane.shape:
+            self._phase = np.empty_like(plane)
+        for row, column, kernel, anchor in self._phases:
+            cv2.filter2D(plane, -1, kernel, self._phase, anchor, borderType=cv2.BORDER_REPLICATE)
+            target = into[row :: self._scale, column :: self._scale]
+            target[...] = self._phase[: target.shape[0], : target.shape[1]]
         if self._deep:
             np.minimum(into, self._peak, out=into)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,7 @@ _SUBSAMPLING = {"420": (1, 1), "422": (1, 0), "444": (0, 0), "440": (0, 1)}
 _PLANAR = re.compile(r"(?:yuv(?P<sub>420|422|444|440)p|gray)(?P<bits>9|10|12|14|16)?(?:le)?")
 
 
+@cache
 def layout_of(pix_fmt: str) -> PixelLayout | None:
     """The layout of a planar YUV or gray format (FFmpeg's name), or None if its samples aren't in such planes."""
     match = _PLANAR.fullmatch(pix_fmt)

@@ -40,7 +40,8 @@ class ImageEnhancer:
 
         Raises UsageError for another shape or type, EnhanceError or EngineError if it can't be enhanced.
         """
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+        if image.dtype != np.uint8 or not fits or not image.size:
             raise UsageError(f"give uint8 RGB [h, w, 3] or gray [h, w], not {image.dtype} {list(image.shape)}")
         if image.ndim == 2:
             return self._run((image,), VideoFormat(image.shape[1], image.shape[0], "gray", ColorSpec(range=FULL)))[0]

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any
 
+import engines
 from onnx_models.cards import ModelCard, list_cards
-from streamer.enhancer import EnhanceStage
+from streamer.enhancer import EnhanceStage, check_strength
 from streamer.errors import SourceError, UsageError, public_url
 from streamer.frame import Frame
 from streamer.pipeline import Pipeline
 from streamer.sinks import make_sink
 from streamer.sinks.codecs import EncoderSettings
+from streamer.sinks.target import overwrites
 from streamer.sources import make_source
 from streamer.stage import Source, Stage
 
 log = logging.getLogger(__name__)
 
+AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 DEFAULT_SCALE = 2
+_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a finished job did. `notes` are the warnings that were logged, `stats` as in `Stats.summary`."""
+    """What a finished job did. `notes` is what was said of the input and the outputs, `stats` as in `Stats.summary`."""
 
     input: str
     outputs: tuple[str, ...]
@@ -70,8 +74,8 @@ class Summary:
 
 
 def enhance(
-    input: str | os.PathLike[str],
-    outputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    input: AnyPath,
+    outputs: AnyPath | Sequence[AnyPath],
     *,
     model: str = "auto",
     scale: int | None = None,
@@ -95,35 +99,51 @@ def enhance(
     attribute. Raises StreamerError (UsageError for bad arguments) or EngineError; then no output is left behind, but
     if the input fails on the way, the outputs are finished with the frames before.
     """
-    targets = [outputs] if isinstance(outputs, (str, os.PathLike)) else list(outputs)
-    names = [os.fspath(target) for target in targets]
-    source_name = os.fspath(input)
+    targets = [outputs] if isinstance(outputs, (str, bytes, os.PathLike)) else list(outputs)
+    names = [os.fsdecode(target) for target in targets]
+    source_name = os.fsdecode(input)
     _check_names(source_name, names)
+    check_strength(strength)
     settings = EncoderSettings(codec, crf, preset, pix_fmt)
-    source = make_source(
-        source_name,
-        start=Fraction(start).limit_denominator(1_000_000),
-        duration=None if duration is None else Fraction(duration).limit_denominator(1_000_000),
-    )
+    source = make_source(source_name, start=_seconds("start", start), duration=_seconds("duration", duration))
     card = choose_model(model, scale)
     stages: list[Stage] = []
     if card is not None:
+        _log_engine_choice(engine)
         stages.append(EnhanceStage(card, engine=engine, device=device, strength=strength))
     sinks = [make_sink(name, settings, force=force) for name in names]
     run = _Run(source, on_progress)
     pipeline = Pipeline(source, stages, sinks, on_frame=run.on_frame)
-    with _collected_notes() as notes:
-        try:
-            interrupt = _wait(pipeline)
-        except SourceError:
-            if run.frames:
-                log.warning("%s: finished with the %d frames before the failure", ", ".join(names), run.frames)
-            raise
-        summary = run.summary(source_name, names, card, stages, pipeline, notes, interrupted=interrupt is not None)
+    try:
+        interrupt = _wait(pipeline)
+    except SourceError:
+        if run.frames:
+            log.warning("%s: finished with the %d frames before the failure", ", ".join(names), run.frames)
+        raise
+    if not run.frames and interrupt is None:
+        raise SourceError(f"{public_url(source_name)} has no frame in the part asked for; check --start and --duration")
+    notes = [*source.notes, *(note for sink in sinks for note in sink.notes)]
+    summary = run.summary(source_name, names, card, stages, pipeline, notes, interrupted=interrupt is not None)
     if interrupt is not None:
         interrupt.summary = summary  # type: ignore[attr-defined]  # the caller may want to report what is there
         raise interrupt
     return summary
+
+
+def _seconds(option: str, value: float | None) -> Fraction | None:
+    if value is None:
+        return None
+    if not math.isfinite(value):
+        raise UsageError(f"--{option} {value} is not a number of seconds")
+    return Fraction(value).limit_denominator(1_000_000)
+
+
+def _log_engine_choice(name: str) -> None:
+    """Says once which engine runs and why. Raises UsageError for an unknown one, EngineError for an unusable one."""
+    if name not in engines.engine_names():
+        raise UsageError(f"there is no engine {name!r}: use one of {', '.join(engines.engine_names())}")
+    for reason in engines.choose_engine(name).reasons:
+        log.info("engine %s", reason)
 
 
 def choose_model(name: str, scale: int | None = None) -> ModelCard | None:
@@ -156,19 +176,20 @@ def choose_model(name: str, scale: int | None = None) -> ModelCard | None:
 def _check_names(source: str, outputs: list[str]) -> None:
     if not outputs:
         raise UsageError("give at least one output")
-    for index, name in enumerate(outputs):
-        if os.path.exists(name) and os.path.exists(source) and os.path.samefile(name, source):
+    files = [name for name in outputs if name != "null:"]
+    for name in files:
+        if overwrites(name, source):
             raise UsageError(f"{name} is the input: write to another file")
-        if name in outputs[:index] or os.path.abspath(name) == os.path.abspath(source):
-            raise UsageError(f"{name} is named twice: give every output its own name")
+    if len({os.path.realpath(name) for name in files}) < len(files):
+        raise UsageError(f"an output is named twice among {', '.join(outputs)}: give every output its own name")
 
 
 def _wait(pipeline: Pipeline) -> KeyboardInterrupt | None:
     """Runs to the end; a first Ctrl-C ends the stream cleanly and is returned, a second one cancels and is raised."""
     interrupt = None
-    pipeline.start()
     try:
         try:
+            pipeline.start()
             pipeline.wait()
         except KeyboardInterrupt as error:
             interrupt = error
@@ -176,7 +197,7 @@ def _wait(pipeline: Pipeline) -> KeyboardInterrupt | None:
             pipeline.wait()
     except BaseException:
         pipeline.cancel()
-        pipeline.join()
+        pipeline.join(_PATIENCE_S)  # an input that blocks while it is opened can't be interrupted
         raise
     return interrupt
 
@@ -190,7 +211,7 @@ class _Run:
         self._started_ns = time.monotonic_ns()
         self.frames = 0
         self._media_time = Fraction(0)
-        self._last: Frame | None = None
+        self._size = ""
 
     def on_frame(self, frame: Frame) -> None:
         self.frames += 1
@@ -214,14 +235,14 @@ class _Run:
     ) -> Summary:
         elapsed_s = (time.monotonic_ns() - self._started_ns) / 1e9
         engine = next((stage.engine_name for stage in stages if isinstance(stage, EnhanceStage)), "none")
-        format = self._source.format
+        format = self._source.format if self.frames else None
         return Summary(
             input=public_url(source_name),
             outputs=tuple(names),
             model=card.name if card else "none",
             engine=engine,
-            source_size=f"{format.width}x{format.height}",
-            output_size=self._size if self.frames else "",
+            source_size=f"{format.width}x{format.height}" if format else "",
+            output_size=self._size,
             frames=self.frames,
             media_s=round(float(self._media_time), 3),
             elapsed_s=round(elapsed_s, 3),
@@ -231,24 +252,3 @@ class _Run:
             notes=tuple(notes),
             stats=pipeline.stats.summary(),
         )
-
-
-@contextmanager
-def _collected_notes() -> Iterator[list[str]]:
-    notes: list[str] = []
-    handler = _ListHandler(notes)
-    root = logging.getLogger("streamer")
-    root.addHandler(handler)
-    try:
-        yield notes
-    finally:
-        root.removeHandler(handler)
-
-
-class _ListHandler(logging.Handler):
-    def __init__(self, notes: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self._notes = notes
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._notes.append(record.getMessage())

@@ -56,6 +56,8 @@ class Pipeline:
         self._cause: BaseException | None = None
         self._lock = threading.Lock()
         self._delivered = threading.Event()
+        self._ended = threading.Condition(self._lock)
+        self._running = 0
         self._threads = [
             threading.Thread(target=self._guard, args=work, name=name, daemon=True)
             for name, work in self._work().items()
@@ -69,6 +71,8 @@ class Pipeline:
     def start(self) -> Pipeline:
         """Starts all threads and returns at once; errors surface in `wait`."""
         for thread in self._threads:
+            with self._lock:
+                self._running += 1
             thread.start()
         return self
 
@@ -88,11 +92,16 @@ class Pipeline:
         if self._cause is not None:
             raise self._cause
 
-    def join(self) -> None:
-        """Returns when every started thread has ended, however it ended."""
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Waits until every started thread has ended, however it ended; whether they have."""
+        # Not Thread.join alone: in CPython 3.11 a KeyboardInterrupt there makes a running thread count as ended.
+        with self._ended:
+            if not self._ended.wait_for(lambda: self._running == 0, timeout_s):
+                return False
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
+        return True
 
     def __enter__(self) -> Pipeline:
         return self.start()
@@ -121,6 +130,10 @@ class Pipeline:
         except BaseException as error:  # the thread's outermost guard: every cause must reach wait()
             self._fail(error)
             self.cancel()
+        finally:
+            with self._ended:
+                self._running -= 1
+                self._ended.notify_all()
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from streamer.frame import PixelLayout, Plane
+
+_CACHE_LINE = 64
+_Part = tuple[int, int, tuple[int, int]]
+"""Start and stop in bytes, and (height, width)."""
 
 
 class _Lease(np.ndarray[Any, Any]):
@@ -34,13 +39,10 @@ class PlanePool:
 
     def planes(self, layout: PixelLayout, width: int, height: int) -> tuple[Plane, ...]:
         """Uninitialised planes of a `width` x `height` picture, each C-contiguous [height, width]."""
-        shapes = layout.shapes(width, height)
-        sizes = [h * w * layout.dtype.itemsize for h, w in shapes]
-        offsets = np.cumsum([0] + [-(-size // 64) * 64 for size in sizes])
-        lease = self._lease(int(offsets[-1]))
+        parts, nbytes = _partition(layout, width, height)
+        lease = self._lease(nbytes)
         return tuple(
-            lease[start : start + size].view(np.ndarray).view(layout.dtype).reshape(shape)
-            for start, size, shape in zip(offsets[:-1], sizes, shapes, strict=True)
+            lease[start:stop].view(np.ndarray).view(layout.dtype).reshape(shape) for start, stop, shape in parts
         )
 
     def _lease(self, nbytes: int) -> _Lease:
@@ -61,3 +63,14 @@ class PlanePool:
     def _give_back(self, block: npt.NDArray[np.uint8]) -> None:
         if block.nbytes == self._nbytes and len(self._idle) < self._keep:
             self._idle.append(block)
+
+
+@cache
+def _partition(layout: PixelLayout, width: int, height: int) -> tuple[tuple[_Part, ...], int]:
+    """Where the planes of a picture lie in one block of memory, each on a new cache line, and the block's size."""
+    parts, offset = [], 0
+    for shape in layout.shapes(width, height):
+        nbytes = shape[0] * shape[1] * layout.dtype.itemsize
+        parts.append((offset, offset + nbytes, shape))
+        offset += -(-nbytes // _CACHE_LINE) * _CACHE_LINE
+    return tuple(parts), offset

@@ -6,7 +6,7 @@ one thread that the pipeline gives it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Protocol
@@ -36,7 +36,8 @@ class Source(Protocol):
     """Gives frames in order of time, all of one format.
 
     `live` sources give frames at their own times and may be dropped at the head; others wait for the pipeline.
-    `frames_total` is the expected number of frames, if known; `counts` what was unusual so far, by name.
+    `frames_total` is the expected number of frames, if known; `counts` what was unusual so far, by name; `notes` what
+    the user should know of it.
     """
 
     live: bool
@@ -49,6 +50,8 @@ class Source(Protocol):
     def frames_total(self) -> int | None: ...
     @property
     def counts(self) -> Mapping[str, int]: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
 
     def open(self) -> None:
         """Acquires the input and learns its format. Raises SourceError."""
@@ -88,10 +91,14 @@ class Sink(Protocol):
     """Takes frames; a `write` that blocks is back-pressure.
 
     After the last frame exactly one of `close` (finish: flush, complete, publish) or `abort` (discard, leave nothing
-    behind) is called; either is harmless when repeated or called without `open`.
+    behind) is called; either is harmless when repeated or called without `open`. Several sinks of one pipeline are
+    finished one after the other: if a later one fails, what an earlier one has published stays. `notes` as for sources.
     """
 
     name: str
+
+    @property
+    def notes(self) -> Sequence[str]: ...
 
     def open(self, format: VideoFormat, media: Media) -> None:
         """Prepares for frames of `format`. Raises SinkError."""

@@ -15,7 +15,7 @@ MAX_LINES = 600
 MAX_FUNCTION_LINES = 60
 
 LEVELS = (
-    {"errors"},
+    {"errors", "notes"},
     {"frame", "clock", "channel", "stats"},
     {"pool", "color", "stage", "tiling"},
     {"convert"},

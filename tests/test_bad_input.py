@@ -99,6 +99,7 @@ class TestInputs:
 
     def test_a_start_behind_the_end(self, clip: Path, target: Path) -> None:
         refuse(SourceError, "lower --start", clip, target, start=100)
+        refuse(SourceError, "no frame in the part asked for", "test:64x64@30,10", target, start=5)
 
     def test_live_inputs_of_a_later_version(self, target: Path) -> None:
         refuse(UsageError, r"rtsp://\*\*\*@host/.* live inputs are not supported", "rtsp://me:secret@host/x", target)
@@ -120,6 +121,12 @@ class TestArguments:
             ({"codec": "ffv1", "crf": 3}, "--crf doesn't apply to ffv1"),
             ({"codec": "ffv1", "preset": "slow"}, "--preset doesn't apply to ffv1"),
             ({"pix_fmt": "rgb24"}, "libx264 can't store 'rgb24'"),
+            ({"preset": "warp"}, "unknown preset 'warp': libx264 takes ultrafast"),
+            ({"engine": "warp"}, "there is no engine 'warp': use one of auto"),
+            ({"codec": ""}, "unknown codec ''"),
+            ({"model": "none", "strength": 9.0}, "strength 9.0 is out of range"),
+            ({"start": float("nan")}, "--start nan is not a number of seconds"),
+            ({"duration": float("inf")}, "--duration inf is not a number of seconds"),
             ({"start": -1}, "--start must be 0 or more"),
             ({"duration": 0}, "--duration more than 0"),
         ],
@@ -128,12 +135,8 @@ class TestArguments:
         refuse(UsageError, match, clip, target, **options)
         assert not target.exists()
 
-    @pytest.mark.parametrize(("engine", "match"), [("warp", "no engine 'warp'"), ("tensorrt", "cannot run")])
-    def test_engines(self, clip: Path, target: Path, engine: str, match: str) -> None:
-        refuse(EngineError, match, clip, target, engine=engine)
-
-    def test_an_unknown_preset(self, clip: Path, target: Path) -> None:
-        refuse(SinkError, "can't write", clip, target, preset="warp")
+    def test_an_engine_that_cannot_run(self, clip: Path, target: Path) -> None:
+        refuse(EngineError, "tensorrt engine was asked for and cannot run", clip, target, engine="tensorrt")
 
     def test_nvenc_without_a_gpu(self, clip: Path, target: Path) -> None:
         if os.path.exists("/dev/nvidia0"):
@@ -158,9 +161,40 @@ class TestOutputs:
         assert len(decoded(target)) == 5
 
     def test_a_failure_leaves_the_existing_file_alone(self, clip: Path, target: Path) -> None:
+        def fail(progress: object) -> None:
+            raise LookupError("in the callback")
+
         target.write_text("precious")
-        refuse(SinkError, "can't write", clip, target, preset="warp", force=True)
+        refuse(LookupError, "in the callback", clip, target, force=True, on_progress=fail)
         assert target.read_text() == "precious"
+
+    def test_no_picture_of_a_sequence_is_replaced_without_force(self, clip: Path, tmp_path: Path) -> None:
+        (tmp_path / "f0002.png").write_text("precious")
+        refuse(UsageError, "f0002.png exists already", clip, tmp_path / "f%04d.png")
+        assert (tmp_path / "f0002.png").read_text() == "precious"
+
+    def test_a_sequence_does_not_overwrite_its_own_input(self, clip: Path, tmp_path: Path) -> None:
+        streamer.enhance(clip, tmp_path / "f%04d.png", model="none", duration=0.1)
+        before = (tmp_path / "f0001.png").read_bytes()
+        for source in ("f0001.png", "f%04d.png"):
+            refuse(UsageError, "is the input", tmp_path / source, tmp_path / "f%04d.png", force=True)
+        assert (tmp_path / "f0001.png").read_bytes() == before
+
+    def test_many_files_are_not_one(self, clip: Path, tmp_path: Path) -> None:
+        for name in ("a.mpd", "a.m3u8"):
+            refuse(UsageError, "is many files", clip, tmp_path / name)
+        assert not list(tmp_path.iterdir())
+
+    def test_a_container_for_sound(self, clip: Path, tmp_path: Path) -> None:
+        refuse(UsageError, "is for sound", clip, tmp_path / "a.mp3")
+
+    def test_a_link_is_followed(self, clip: Path, target: Path) -> None:
+        link = target.with_name("link.mp4")
+        link.symlink_to(target)
+        streamer.enhance(clip, link, model="none")
+        assert link.is_symlink()
+        assert len(decoded(target)) == 60
+        refuse(UsageError, "exists already", clip, link)
 
     def test_no_such_folder(self, clip: Path, tmp_path: Path) -> None:
         refuse(SinkError, "there is no folder .*; create it first", clip, tmp_path / "no" / "out.mp4")
@@ -175,7 +209,8 @@ class TestOutputs:
         refuse(UsageError, "it is a folder; add a file name", clip, tmp_path)
 
     def test_named_twice(self, clip: Path, target: Path) -> None:
-        refuse(UsageError, "is named twice", clip, [target, target])
+        refuse(UsageError, "an output is named twice", clip, [target, target])
+        refuse(UsageError, "an output is named twice", clip, [target, target.parent / "." / target.name])
 
     def test_one_picture_for_a_video(self, clip: Path, tmp_path: Path) -> None:
         refuse(UsageError, "holds one picture but the input has more", clip, tmp_path / "out.png")

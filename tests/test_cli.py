@@ -87,6 +87,23 @@ def test_control_c_finishes_a_playable_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]], ids=["term", "twice"])
+def test_other_ways_to_stop(tmp_path: Path, signals: list[signal.Signals]) -> None:
+    process = subprocess.Popen(
+        command("enhance", "test:320x180@30,100000", tmp_path / "out.mp4", "--preset", "veryslow", "--json"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _wait_for_growth(process, tmp_path)
+    for number in signals:
+        process.send_signal(number)
+    _, errors = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 130, errors
+    assert "terminate called" not in errors
+    assert not list(tmp_path.glob(".*part*"))
+
+
 def test_a_killed_process_leaves_nothing_under_the_target_name(tmp_path: Path) -> None:
     process = subprocess.Popen(command("enhance", "test:320x180@30,100000", tmp_path / "out.mp4"))
     _wait_for_growth(process, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import replace
 from fractions import Fraction
@@ -94,6 +95,40 @@ class TestTime:
         transcode(cut, result, codec="h264")
         assert times(result) == times(cut)
         assert times(result)[0] >= 0
+
+    @pytest.mark.parametrize("start", [0.52, 3, 9])
+    @pytest.mark.parametrize("name", ["in.ts", "in.mp4", "in.mkv"])
+    def test_a_start_between_keyframes_is_exact(self, tmp_path: Path, name: str, start: float) -> None:
+        options = {"crf": "10", "g": "100", "keyint_min": "100", "sc_threshold": "0"}
+        source = Clip(frames=300, audio="aac", options=options).write(tmp_path / name)
+        summary = transcode(source, tmp_path / "out.mkv", start=start, duration=0.4)
+        assert summary.frames == 10
+        expected = decoded(source)[round(start * 25)]
+        assert np.array_equal(luma(decoded(tmp_path / "out.mkv")[0]), luma(expected))
+
+    def test_a_clock_that_jumps_is_joined_for_sound_and_picture(self, tmp_path: Path) -> None:
+        part = Clip(frames=50, audio="aac").write(tmp_path / "a.ts").read_bytes()
+        (tmp_path / "twice.ts").write_bytes(part + part)
+        summary = transcode(tmp_path / "twice.ts", tmp_path / "out.mp4", codec="h264")
+        found = times(tmp_path / "out.mp4")
+        assert len(found) == summary.frames == 100
+        steps = [after - before for before, after in itertools.pairwise(found)]
+        assert all(Fraction(20, 1000) < step < Fraction(200, 1000) for step in steps)
+        (before,), (after,) = (copied_packets(tmp_path / name, "audio") for name in ("twice.ts", "out.mp4"))
+        assert len(after) >= len(before) - 1
+        assert summary.stats["events"]["jumps in time"] >= 1
+
+    def test_pictures_reordered_in_avi_keep_their_times(self, tmp_path: Path) -> None:
+        source = Clip(frames=30, options={"crf": "10", "bf": "3"}).write(tmp_path / "in.avi")
+        transcode(source, tmp_path / "out.mkv")
+        found = times(tmp_path / "out.mkv")
+        assert found[10:] == [found[10] + Fraction(k, 25) for k in range(20)]
+
+    def test_a_stream_that_begins_later_is_left_out(self, tmp_path: Path) -> None:
+        plain = Clip(640, 480, frames=300, options={"crf": "1", "preset": "ultrafast"}).write(tmp_path / "plain.ts")
+        sound = Clip(640, 480, frames=20, audio="aac", options={"crf": "1"}).write(tmp_path / "sound.ts")
+        (tmp_path / "both.ts").write_bytes(plain.read_bytes() + sound.read_bytes() + plain.read_bytes())
+        assert streamer.enhance(tmp_path / "both.ts", "null:", model="none").frames >= 600
 
     def test_missing_timestamps_are_filled_in_and_counted(self, tmp_path: Path) -> None:
         with av.open(str(Clip(frames=12).write(tmp_path / "in.mp4"))) as source:
@@ -417,7 +452,7 @@ def test_a_constant_rate_container_says_how_far_it_moved_pictures(tmp_path: Path
     clip = Clip(time_base=Fraction(1, 1000), pts=[0, 10, 100, 300])
     summary = transcode(clip.write(tmp_path / "in.mp4"), tmp_path / "out.avi", codec="h264")
     assert len(decoded(tmp_path / "out.avi")) == 4
-    assert any("constant frame rate moved pictures by up to" in note for note in summary.notes)
+    assert any("its clock is coarse: pictures moved by up to" in note for note in summary.notes)
 
 
 def test_interlaced_streams_may_change_in_the_middle(tmp_path: Path) -> None:
@@ -436,3 +471,40 @@ def test_sound_beyond_the_duration_is_left_out(tmp_path: Path) -> None:
     (sound,) = copied_packets(tmp_path / "out.mkv", "audio")
     assert all(when is not None and when < Fraction(4, 10) for _, when in sound)
     assert len(sound) > 10
+
+
+@pytest.mark.parametrize("name", ["100% real.mp4", "a:b.mkv", "-dash.mp4", "späce ünï.mkv", "%.png"])
+def test_unusual_file_names(tmp_path: Path, name: str) -> None:
+    source = Clip(frames=1).write(tmp_path / "in.mp4").rename(tmp_path / f"in {name}.mp4")
+    streamer.enhance(source, tmp_path / name)
+    assert len(decoded(tmp_path / name)) == 1
+
+
+def test_a_clock_coarser_than_the_rate_gives_each_picture_its_own_tick(tmp_path: Path) -> None:
+    clip = Clip(time_base=Fraction(1, 1_000_000), pts=[0, 7, 500, 501, 1_000_000])
+    source = clip.write(tmp_path / "in.mp4")
+    for name in ("out.mkv", "out.flv", "out.gif"):
+        transcode(source, tmp_path / name, codec=None)
+        found = times(tmp_path / name)
+        assert len(found) == 5
+        assert found == sorted(set(found))
+
+
+def test_a_hole_in_a_sequence_is_said(tmp_path: Path) -> None:
+    streamer.enhance(Clip(frames=6).write(tmp_path / "in.mp4"), tmp_path / "g%d.png", model="none")
+    (tmp_path / "g3.png").unlink()
+    summary = transcode(tmp_path / "g%d.png", tmp_path / "out.mkv")
+    assert summary.frames == 2
+    assert any("number 3 is missing" in note for note in summary.notes)
+
+
+def test_streams_that_a_container_keeps_as_something_else_are_said(tmp_path: Path) -> None:
+    (tmp_path / "s.srt").write_text(SUBTITLES)
+    _add_subtitles(Clip().write(tmp_path / "plain.mkv"), tmp_path / "s.srt", tmp_path / "in.mkv")
+    summary = transcode(tmp_path / "in.mkv", tmp_path / "out.ts", codec="h264")
+    assert any("subtitle" in note or "srt" in note for note in summary.notes)
+
+
+def test_raw_video_is_written_although_it_cannot_be_read_back(tmp_path: Path) -> None:
+    streamer.enhance(Clip(frames=2).write(tmp_path / "in.mp4"), tmp_path / "out.yuv", model="none")
+    assert (tmp_path / "out.yuv").stat().st_size == 2 * 64 * 48 * 3 // 2

@@ -34,6 +34,7 @@ class Numbers:
     media = property(lambda self: Media())
     frames_total = property(lambda self: self._count)
     counts = property(lambda self: {"oddities": 2})
+    notes: tuple[str, ...] = ()
 
     def open(self) -> None: ...
 
@@ -96,6 +97,7 @@ class Collector:
     """A sink that keeps frames, and may fail or wait."""
 
     name = "collector"
+    notes: tuple[str, ...] = ()
 
     def __init__(self, fail_in: str = "", hold: threading.Event | None = None):
         self.frames: list[Frame] = []

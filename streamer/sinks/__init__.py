@@ -3,8 +3,10 @@ deliver thread, when the first frame is there."""
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 from streamer.errors import UsageError, public_url
-from streamer.sinks.codecs import EncoderSettings
+from streamer.sinks.codecs import STILL_SUFFIXES, EncoderSettings
 from streamer.stage import Sink
 
 _LATER = ("rtsp:", "rtsps:", "rtmp:", "rtmps:", "srt:", "udp:", "rtp:", "hls:", "virtualcam:", "preview:")
@@ -25,6 +27,10 @@ def make_sink(url: str, settings: EncoderSettings | None = None, *, force: bool 
             f"can't write {public_url(url)}: live outputs are not supported by this version; give a file, an image, "
             "a numbered sequence such as frames/%05d.png, or null:"
         )
+    if PurePath(url).suffix.lower() in STILL_SUFFIXES:
+        from streamer.sinks.pictures import PictureSink
+
+        return PictureSink(url, settings or EncoderSettings(), force=force)
     from streamer.sinks.media import MediaSink
 
     return MediaSink(url, settings or EncoderSettings(), force=force)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import av
 
@@ -12,6 +13,9 @@ from streamer.color import BT601
 from streamer.convert import has_alpha
 from streamer.errors import SinkError, UsageError
 from streamer.frame import FULL, HLG, LIMITED, PQ, Mastering, VideoFormat, layout_of
+
+_QSCALE_FLAG, _FF_LAMBDA = 2, 118
+"""FFmpeg's AV_CODEC_FLAG_QSCALE and the factor from a quantiser to its lambda."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,8 @@ class EncoderSettings:
 class Encoder:
     """A row of the table: an FFmpeg encoder and how to ask it for visually lossless pictures.
 
-    `crf_option` and `preset_option` are the encoder's names for these settings (None: it has none); `even` says that
+    `crf_option` and `preset_option` are the encoder's names for these settings (None: it has none), `presets` the
+    values of the latter (empty: not known here); `even` says that
     subsampled pictures need even sides, `constant_rate` that it counts time in frames of one length only, `rgb` that it
     stores RGB or full-range gray; `fixed_color` is the (matrix, range) that its YUV pictures have by definition.
     """
@@ -43,6 +48,7 @@ class Encoder:
     crf_max: float = 63
     preset: str | None = None
     preset_option: str | None = "preset"
+    presets: tuple[str, ...] = ()
     options: dict[str, str] = field(default_factory=dict)
     even: bool = False
     constant_rate: bool = False
@@ -50,18 +56,30 @@ class Encoder:
     fixed_color: tuple[int, int] | None = None
 
 
+_X26X = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
+_NVENC = tuple(f"p{number}" for number in range(1, 8))
+_SVT = tuple(str(number) for number in range(14))
+
 ENCODERS = {
     row.name: row
     for row in (
-        Encoder("libx264", 18, crf_max=51, preset="veryfast", options={"x264-params": "log-level=error"}, even=True),
-        Encoder("libx265", 20, crf_max=51, preset="fast", options={"x265-params": "log-level=error"}, even=True),
-        Encoder("libsvtav1", 25, preset="8", even=True),
+        Encoder("libx264", 18, crf_max=51, preset="veryfast", presets=_X26X, even=True),
+        Encoder(
+            "libx265",
+            20,
+            crf_max=51,
+            preset="fast",
+            presets=_X26X,
+            options={"x265-params": "log-level=error"},
+            even=True,
+        ),
+        Encoder("libsvtav1", 25, preset="8", presets=_SVT, even=True),
         Encoder("libaom-av1", 25, preset="6", preset_option="cpu-used", options={"row-mt": "1"}),
         Encoder("libvpx-vp9", 24, preset="5", preset_option="cpu-used", options={"row-mt": "1", "deadline": "good"}),
         Encoder("ffv1", crf_option=None, preset_option=None, options={"level": "3", "slicecrc": "1"}),
-        Encoder("h264_nvenc", 19, "cq", 51, "p5", options={"rc": "vbr", "tune": "hq"}, even=True),
-        Encoder("hevc_nvenc", 20, "cq", 51, "p5", options={"rc": "vbr", "tune": "hq"}, even=True),
-        Encoder("av1_nvenc", 25, "cq", 51, "p5", options={"rc": "vbr", "tune": "hq"}, even=True),
+        Encoder("h264_nvenc", 19, "cq", 51, "p5", presets=_NVENC, options={"rc": "vbr", "tune": "hq"}, even=True),
+        Encoder("hevc_nvenc", 20, "cq", 51, "p5", presets=_NVENC, options={"rc": "vbr", "tune": "hq"}, even=True),
+        Encoder("av1_nvenc", 25, "cq", 51, "p5", presets=_NVENC, options={"rc": "vbr", "tune": "hq"}, even=True),
         Encoder("mpeg4", 2, "qscale", 31, preset_option=None, constant_rate=True),
         Encoder("mpeg2video", 2, "qscale", 31, preset_option=None, constant_rate=True),
         Encoder("mjpeg", 2, "qscale", 31, preset_option=None, fixed_color=(BT601, FULL)),
@@ -99,6 +117,8 @@ _BY_SUFFIX = {
     ".bmp": "bmp",
     ".gif": "gif",
 }
+AVI_OPTIONS = {"bf": "0"}
+"""AVI has decoding times only: pictures that are reordered would be shown late."""
 STILL_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
 
 
@@ -108,13 +128,13 @@ def choose_encoder(suffix: str, fallback: str, settings: EncoderSettings, format
     HDR pictures (PQ, HLG) become HEVC where H.264 would be the default, because no player expects them in H.264.
     Raises UsageError for an unknown name, SinkError if FFmpeg was built without it.
     """
-    wanted = settings.codec or _BY_SUFFIX.get(suffix, fallback)
+    wanted = _BY_SUFFIX.get(suffix, fallback) if settings.codec is None else settings.codec
     if settings.codec is None and wanted == "h264" and format.color.transfer in (PQ, HLG) and suffix != ".avi":
         wanted = "hevc"
     for name in CODECS.get(wanted, (wanted,)):
         if _is_video_encoder(name):
             return ENCODERS.get(name) or Encoder(name, crf_option=None, preset_option=None)
-    if settings.codec and wanted not in CODECS:
+    if settings.codec is not None and wanted not in CODECS:
         raise UsageError(f"unknown codec {wanted!r}: choose one of {', '.join(CODECS)}, or name an FFmpeg encoder")
     raise SinkError(f"this FFmpeg build has no encoder for {wanted!r}: choose another --codec or output format")
 
@@ -140,7 +160,9 @@ def encoder_options(encoder: Encoder, settings: EncoderSettings, format: VideoFo
             options[encoder.crf_option] = f"{crf:g}"
     if settings.preset is not None and encoder.preset_option is None:
         raise UsageError(f"--preset doesn't apply to {encoder.name}: leave it out or choose another --codec")
-    preset = settings.preset or encoder.preset
+    preset = encoder.preset if settings.preset is None else settings.preset
+    if encoder.presets and preset not in encoder.presets:
+        raise UsageError(f"unknown preset {preset!r}: {encoder.name} takes {', '.join(encoder.presets)}")
     if preset is not None and encoder.preset_option is not None:
         options[encoder.preset_option] = preset
     if format.color.chroma_location != "unspecified":
@@ -157,6 +179,13 @@ def qscale_of(encoder: Encoder, settings: EncoderSettings) -> float | None:
     if encoder.crf_option != "qscale":
         return None
     return encoder.crf if settings.crf is None else settings.crf
+
+
+def set_quantiser(context: Any, quantiser: float | None) -> None:
+    """Tells a codec context to encode at a fixed quantiser."""
+    if quantiser is not None:
+        context.flags |= _QSCALE_FLAG
+        context.global_quality = round(quantiser * _FF_LAMBDA)
 
 
 def carries_mastering(encoder: str) -> bool:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import io
-import logging
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
 import av
 import av.error
+import av.stream
 
 from streamer.clock import ticks
+from streamer.notes import Notes
 
-log = logging.getLogger(__name__)
+_TECHNICAL_TAGS = re.compile(
+    r"encoder|duration|(major|minor)_(brand|version)|compatible_brands|_statistics.*|bps.*|number_of_.*|handler_name"
+    r"|vendor_id|rotate|alpha_mode",
+    re.IGNORECASE,
+)
 
 
 class Companions:
@@ -23,7 +30,7 @@ class Companions:
     did not take (damaged, or behind their predecessor in time); one bad packet doesn't end a stream.
     """
 
-    def __init__(self, container: Any, name: str, streams: Iterable[Any], shift_s: Fraction) -> None:
+    def __init__(self, container: Any, streams: Iterable[Any], shift_s: Fraction, notes: Notes) -> None:
         self.refused = 0
         self._container = container
         self._shift_s = shift_s
@@ -34,7 +41,12 @@ class Companions:
                 self._copies[stream.index] = _add_copy(container, stream)
             else:
                 kind = getattr(stream.codec_context, "name", None) or stream.type
-                log.warning("%s: %s can't hold stream #%d (%s); it is left out", name, muxer, stream.index, kind)
+                notes.say(f"{muxer} can't hold stream #{stream.index} ({kind}); it is left out")
+
+    def missing_from(self, written: Any) -> Counter[str]:
+        """What a finished file, opened for reading, doesn't hold as what it was: kinds of streams and their number."""
+        found = Counter(_kind(stream) for stream in written.streams)
+        return Counter(_kind(stream) for stream in self._copies.values()) - found
 
     def mux(self, packets: Iterable[Any]) -> None:
         """Writes packets of the source's streams; they are as before afterwards, so several sinks may copy them."""
@@ -49,15 +61,25 @@ class Companions:
             packet.stream = copy
             try:
                 self._container.mux(packet)
-            except (av.error.InvalidDataError, av.error.ArgumentError):
+            except (av.error.InvalidDataError, av.error.ArgumentError, av.error.PatchWelcomeError):
                 self.refused += 1
             finally:
                 packet.stream, packet.pts, packet.dts, packet.duration, packet.time_base = before
 
 
+def own_tags(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The tags that say something of the content, without those that describe the file they came in."""
+    return {key: value for key, value in metadata.items() if not _TECHNICAL_TAGS.fullmatch(key)}
+
+
+def _kind(stream: Any) -> str:
+    is_cover = stream.type == "video" and stream.disposition & av.stream.Disposition.attached_pic
+    return "cover art" if is_cover else str(stream.type)
+
+
 def _add_copy(container: Any, stream: Any) -> Any:
     copy = container.add_stream_from_template(stream)
-    copy.metadata.update(stream.metadata)
+    copy.metadata.update(own_tags(stream.metadata))
     copy.disposition = stream.disposition
     return copy
 

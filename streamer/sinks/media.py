@@ -1,255 +1,167 @@
-"""Files in any container that PyAV muxes, still images and numbered sequences."""
+"""Video files, in any container that PyAV muxes."""
 
 from __future__ import annotations
 
 import logging
-import os
-import re
 from collections.abc import Iterable
-from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
 import av.error
 
-from streamer.clock import ticks
-from streamer.color import RGB, range_of
-from streamer.convert import TOLERANT, fill_picture, reformatted, set_color
-from streamer.errors import SinkError, UsageError, reason_of
-from streamer.frame import FULL, MAX_SIDE_PX, Frame, VideoFormat, layout_of
+from streamer.clock import fraction, ticks
+from streamer.convert import TOLERANT, set_color
+from streamer.errors import SinkError, StreamerError, UsageError, reason_of
+from streamer.frame import Frame, VideoFormat
+from streamer.notes import Notes
 from streamer.sinks.codecs import (
-    STILL_SUFFIXES,
+    AVI_OPTIONS,
+    Encoder,
     EncoderSettings,
     carries_mastering,
     choose_encoder,
     encoder_options,
     qscale_of,
-    stored_pix_fmt,
+    set_quantiser,
 )
-from streamer.sinks.companions import Companions
+from streamer.sinks.companions import Companions, own_tags
+from streamer.sinks.fitting import Fitter
+from streamer.sinks.target import Target
 from streamer.stage import Media
 
 log = logging.getLogger(__name__)
 
+_MANY_FILES = {"dash", "hls", "segment", "stream_segment", "smoothstreaming", "tee", "image2"}
+_SOUND_ONLY = {"none", "png", "mjpeg"}
 _LONGEST_DELAY = 1 << 40
-_UNHEARD_S = Fraction(1, 1000)
-_FF_LAMBDA = 118
-_QSCALE_FLAG = 2
 _VARIABLE_RATE = 0x400
-"""Bits of FFmpeg's: quantiser scale to lambda, AV_CODEC_FLAG_QSCALE, AVFMT_VARIABLE_FPS."""
-_TECHNICAL_TAGS = re.compile(
-    r"encoder|duration|(major|minor)_(brand|version)|compatible_brands|_statistics.*|bps.*|number_of_.*|handler_name"
-    r"|vendor_id|rotate",
-    re.IGNORECASE,
-)
+"""FFmpeg's AVFMT_VARIABLE_FPS."""
+_TOLERATED_S = Fraction(1, 1000)
 
 
 class MediaSink:
     """Encodes frames into one file, with the source's other streams copied beside them.
 
     The file grows under a temporary name beside its target and takes the target's name when it is complete; `abort`
-    removes it. Timestamps are kept exactly where the container can hold them.
+    removes it. Timestamps are kept exactly where the container can hold them, and each picture has its own.
     """
 
     def __init__(self, path: str, settings: EncoderSettings, *, force: bool = False) -> None:
         self.name = path
-        self._target = Path(os.path.abspath(path))
+        self.notes = Notes(path)
+        self._target = Target(path, force=force)
         self._settings = settings
-        self._force = force
         self._container: Any = None
-        self._is_sequence = "%" in self._target.name
-        self._is_still = self._target.suffix.lower() in STILL_SUFFIXES
-        self._partial = self._target
-        if not self._is_sequence:
-            self._partial = self._target.with_name(f".{self._target.stem}.{os.getpid()}.part{self._target.suffix}")
-        self._written = 0
-        self._check_target()
+        self._encoder: Encoder | None = None
+        self._tick: Fraction | None = None
+        self._last_tick: int | None = None
+        self._moved_s = Fraction(0)
+        self._durations: dict[int, int] = {}
 
     # -- opening ---------------------------------------------------------------------------------------------------
 
     def open(self, format: VideoFormat, media: Media) -> None:
         try:
             self._container = self._create()
-            self._media = media
-            self._encoder = choose_encoder(
-                self._target.suffix.lower(), self._container.default_video_codec, self._settings, format
-            )
-            self._stored = self._stored_format(format)
-            self._shift = max(Fraction(0), -media.start)
-            self._add_picture_stream(format)
-            copied = () if self._is_still else media.companions
-            self._companions = Companions(self._container, self.name, copied, self._shift)
+            suffix = self._target.path.suffix.lower()
+            self._encoder = choose_encoder(suffix, self._container.default_video_codec, self._settings, format)
+            self._fitter = Fitter(self._encoder, self._settings, format, self.notes)
+            self._format, self._media = format, media
+            self._shift_s = max(Fraction(0), -media.start)
+            self._add_picture_stream(self._encoder, suffix)
+            self._companions = Companions(self._container, media.companions, self._shift_s, self.notes)
             self._add_tags(media)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error("create", error) from error
-        self._time_base: Fraction | None = None
-        self._durations: dict[int, int] = {}
-        self._last_pts: int | None = None
-        self._moved_s = Fraction(0)
-        self._picture = av.VideoFrame(self._stored.width, self._stored.height, self._stored.pix_fmt)
-        # With another pixel format, frames are filled in their own and then converted.
-        self._own = None if self._same_planes(format) else av.VideoFrame(format.width, format.height, format.pix_fmt)
-        self._format = format
-
-    def _check_target(self) -> None:
-        folder = self._target.parent
-        if not folder.is_dir():
-            raise SinkError(f"can't write {self.name}: there is no folder {folder}; create it first")
-        if not os.access(folder, os.W_OK):
-            raise SinkError(f"can't write {self.name}: no permission to create files in {folder}")
-        if self._target.is_dir():
-            raise UsageError(f"can't write {self.name}: it is a folder; add a file name")
-        if not self._target.suffix:
-            raise UsageError(f"can't write {self.name}: its ending says the format; add one such as .mp4 or .mkv")
-        if self._is_sequence and not re.search(r"%0?\d*d", self._target.name):
-            raise UsageError(f"can't write {self.name}: a numbered sequence needs a field such as %05d")
-        taken = self._first_of_sequence() if self._is_sequence else self._target
-        if taken.exists() and not self._force:
-            raise UsageError(f"{taken} exists already: give another name, or --force to replace it")
-
-    def _first_of_sequence(self) -> Path:
-        return self._target.with_name(self._target.name % 1)
 
     def _create(self) -> Any:
-        options: dict[str, str] = {}
-        muxer = None
-        if self._is_still:
-            muxer = "image2"
-            options = {"atomic_writing": "1"} if self._is_sequence else {"update": "1"}
-        elif self._is_sequence:
-            raise UsageError(f"can't write {self.name}: a numbered sequence is of pictures, such as frames/%05d.png")
         try:
-            return av.open(str(self._partial), "w", format=muxer, options=options)
+            container = av.open(str(self._target.partial), "w")
         except ValueError as error:
-            raise UsageError(f"can't write {self.name}: no container format ends in {self._target.suffix}") from error
+            suffix = self._target.path.suffix
+            raise UsageError(f"can't write {self.name}: no container format ends in {suffix}") from error
+        if container.format.name in _MANY_FILES:
+            raise UsageError(f"can't write {self.name}: {container.format.name} is many files; write one, such as .mp4")
+        if container.default_video_codec in _SOUND_ONLY and self._settings.codec is None:
+            raise UsageError(f"can't write {self.name}: {container.format.name} is for sound; choose .mp4 or .mkv")
+        return container
 
-    def _stored_format(self, format: VideoFormat) -> VideoFormat:
-        """The format that the encoder gets: its pixel format, even sides, and colour where its pictures fix it."""
-        pix_fmt = stored_pix_fmt(self._encoder, self._settings, format)
-        layout = layout_of(pix_fmt.replace("yuvj", "yuv"))
-        color = format.color
-        if layout is None and av.VideoFormat(pix_fmt, 16, 16).is_rgb:
-            color = replace(color, matrix=RGB, range=FULL)
-        elif self._encoder.fixed_color is not None:
-            matrix, code_range = self._encoder.fixed_color
-            color = replace(color, matrix=matrix, range=code_range)
-        elif self._encoder.rgb:
-            color = replace(color, range=FULL)
-        width, height = format.width, format.height
-        if self._encoder.even and (layout is None or layout.planes == 3):
-            width += width & (1 if layout is None else layout.log2_chroma_w)
-            height += height & (1 if layout is None else layout.log2_chroma_h)
-        if (width, height) != (format.width, format.height):
-            log.warning(
-                "%s: padded to %dx%d, because %s needs even sides", self.name, width, height, self._encoder.name
-            )
-        if max(width, height) > MAX_SIDE_PX:
-            raise SinkError(f"can't write {self.name}: {width}x{height} is beyond the limit of {MAX_SIDE_PX} a side")
-        return replace(format, width=width, height=height, pix_fmt=pix_fmt, color=color)
-
-    def _same_planes(self, format: VideoFormat) -> bool:
-        same_color = (format.color.matrix, range_of(format.color)) == (
-            self._stored.color.matrix,
-            range_of(self._stored.color),
-        )
-        return self._stored.pix_fmt.replace("yuvj", "yuv") == format.pix_fmt and same_color
-
-    def _add_picture_stream(self, format: VideoFormat) -> None:
-        stored, encoder = self._stored, self._encoder
-        rate = format.rate or Fraction(25)
+    def _add_picture_stream(self, encoder: Encoder, suffix: str) -> None:
+        format, stored = self._format, self._fitter.stored
+        options = encoder_options(encoder, self._settings, format)
         stream = self._container.add_stream(
             encoder.name,
-            rate=rate,
+            rate=format.rate or Fraction(25),
             width=stored.width,
             height=stored.height,
             pix_fmt=stored.pix_fmt,
-            options=encoder_options(encoder, self._settings, format),
+            options=options | AVI_OPTIONS if suffix == ".avi" else options,
         )
-        context = stream.codec_context
-        set_color(context, stored.color)
+        set_color(stream.codec_context, stored.color)
+        set_quantiser(stream.codec_context, qscale_of(encoder, self._settings))
         if format.sar:
-            context.sample_aspect_ratio = format.sar
-        quantiser = qscale_of(encoder, self._settings)
-        if quantiser is not None:
-            context.flags |= _QSCALE_FLAG
-            context.global_quality = round(quantiser * _FF_LAMBDA)
+            stream.codec_context.sample_aspect_ratio = format.sar
         self._stream = stream
         if format.mastering and not carries_mastering(encoder.name):
-            log.warning("%s: %s can't carry the HDR mastering metadata; it is lost", self.name, encoder.name)
-        if stored.pix_fmt.replace("yuvj", "yuv") != format.pix_fmt and not self._is_still:
-            log.warning("%s: %s is stored as %s by %s", self.name, format.pix_fmt, stored.pix_fmt, encoder.name)
+            self.notes.say(f"{encoder.name} can't carry the HDR mastering metadata; it is lost")
+        if self._fitter.is_lossy:
+            self.notes.say(f"{format.pix_fmt} is stored as {stored.pix_fmt} by {encoder.name}")
 
     def _add_tags(self, media: Media) -> None:
-        self._container.metadata.update(_own_tags(media.metadata))
-        self._stream.metadata.update(_own_tags(media.video_metadata))
+        self._container.metadata.update(own_tags(media.metadata))
+        self._stream.metadata.update(own_tags(media.video_metadata))
         if media.video_disposition:
             self._stream.disposition = media.video_disposition
         if media.display_matrix is not None:
             self._stream.set_display_matrix(media.display_matrix)
-        elif self._stored.rotation:
-            self._stream.set_display_rotation(self._stored.rotation)
+        elif self._format.rotation:
+            self._stream.set_display_rotation(self._format.rotation)
         if media.chapters:
             self._container.set_chapters([self._shifted(chapter) for chapter in media.chapters])
 
     def _shifted(self, chapter: Any) -> Any:
-        shift = ticks(self._shift, chapter["time_base"])
+        shift = ticks(self._shift_s, chapter["time_base"])
         return {**chapter, "start": chapter["start"] + shift, "end": chapter["end"] + shift}
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def write(self, frame: Frame) -> None:
-        if self._is_still and not self._is_sequence and self._written:
-            raise UsageError(
-                f"{self.name} holds one picture but the input has more: write a numbered sequence such as "
-                f"{self._target.stem}-%05d{self._target.suffix}"
-            )
         try:
-            if self._time_base is None:
+            if self._tick is None:
                 self._start(frame)
-            self._mux_encoded(self._stream.encode(self._picture_of(frame)))
+            picture = self._fitter.picture(frame)
+            self._stamp(picture, frame)
+            self._mux(self._stream.encode(picture))
             self._companions.mux(frame.packets)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error("write", error) from error
-        self._written += 1
 
     def _start(self, frame: Frame) -> None:
         """Opens the encoder and writes the header, now that the unit of time is known."""
-        rate = self._format.rate or Fraction(25)
+        assert self._encoder is not None
         coarse = self._encoder.constant_rate or not self._container.format.flags & _VARIABLE_RATE
-        self._time_base = 1 / rate if coarse and not self._is_still else frame.time_base
+        self._time_base = 1 / (self._format.rate or Fraction(25)) if coarse else frame.time_base
         self._stream.codec_context.time_base = self._time_base
         self._stream.time_base = self._time_base
         self._container.start_encoding()
-
-    def _picture_of(self, frame: Frame) -> av.VideoFrame:
-        # An encoder that still holds the last picture makes make_writable() allocate a fresh one.
-        if self._own is None:
-            self._picture.make_writable()
-            fill_picture(self._picture, frame.planes)
-            picture = self._picture
-        else:
-            fill_picture(self._own, frame.planes)
-            set_color(self._own, self._format.color)
-            picture = reformatted(self._own, self._format, self._stored)
-        set_color(picture, self._stored.color)
-        self._stamp(picture, frame)
-        return picture
+        # The header decides: GIF counts hundredths of a second, Matroska thousandths.
+        self._tick = max(self._time_base, fraction(self._stream.time_base))
 
     def _stamp(self, picture: av.VideoFrame, frame: Frame) -> None:
-        assert self._time_base is not None
-        time = frame.time + self._shift
-        pts = ticks(time, self._time_base)
-        if self._last_pts is not None and pts <= self._last_pts:
-            pts = self._last_pts + 1  # a coarser clock than the source's: each picture still has its own tick
-        self._moved_s = max(self._moved_s, abs(pts * self._time_base - time))
-        picture.pts = self._last_pts = pts
+        assert self._tick is not None
+        time_s = frame.time + self._shift_s
+        tick = ticks(time_s, self._tick)
+        if self._last_tick is not None and tick <= self._last_tick:
+            tick = self._last_tick + 1  # a coarser clock than the source's: each picture still has its own tick
+        self._last_tick = tick
+        self._moved_s = max(self._moved_s, abs(tick * self._tick - time_s))
+        picture.pts = ticks(tick * self._tick, self._time_base)
         picture.time_base = self._time_base
         picture.duration = max(1, ticks(frame.duration * frame.time_base, self._time_base))
-        self._durations[pts] = picture.duration
+        self._durations[picture.pts] = picture.duration
 
-    def _mux_encoded(self, packets: Iterable[Any]) -> None:
+    def _mux(self, packets: Iterable[Any]) -> None:
         for packet in packets:
             duration = self._durations.pop(packet.pts, None)
             if duration is not None:
@@ -262,59 +174,52 @@ class MediaSink:
         if self._container is None:
             return
         try:
-            self._mux_encoded(_in_decoding_order(self._stream.encode(None)))
+            self._mux(_in_decoding_order(self._stream.encode(None)))
             self._container.close()
+            self._container = None
+            self._target.publish()
         except (av.error.FFmpegError, OSError, ValueError) as error:
             self.abort()
             raise self._error("finish", error) from error
-        self._container = None
-        self._publish()
-
-    def _publish(self) -> None:
-        if self._is_sequence:
-            return
-        if self._target.exists() and not self._force:
-            raise SinkError(f"{self.name} was created by somebody else meanwhile; the result is in {self._partial}")
-        os.replace(self._partial, self._target)
-        if not self._is_still:
-            self._say_losses()
-
-    def _say_losses(self) -> None:
-        """Reads the finished file back: what its container didn't take is said, not silently lost."""
-        with av.open(str(self._target), **TOLERANT) as written:
-            kept = {key.lower() for key in written.metadata}
-            lost = [key for key in _own_tags(self._media.metadata) if key.lower() not in kept]
-            chapters = len(self._media.chapters) - len(written.chapters())
-        if lost:
-            log.warning("%s: its container didn't keep the tags %s", self.name, ", ".join(sorted(lost)))
-        if self._moved_s > _UNHEARD_S:
-            log.warning("%s: its constant frame rate moved pictures by up to %.0f ms", self.name, 1000 * self._moved_s)
-        if self._companions.refused:
-            log.warning(
-                "%s: %d packets of other streams were damaged and left out", self.name, self._companions.refused
-            )
-        if chapters > 0:
-            log.warning("%s: its container didn't keep %d chapters", self.name, chapters)
+        self._say_losses()
 
     def abort(self) -> None:
         container, self._container = self._container, None
-        if container is None:
-            return
+        if container is not None:
+            try:
+                container.close()
+            except (av.error.FFmpegError, OSError, ValueError) as error:
+                log.debug("closing the discarded %s: %s", self.name, reason_of(error))
+            self._target.discard()
+
+    def _say_losses(self) -> None:
+        """Reads the finished file back: what its container didn't take is said, not silently lost."""
+        if self._moved_s > _TOLERATED_S:
+            self.notes.say(f"its clock is coarse: pictures moved by up to {float(1000 * self._moved_s):.0f} ms")
+        if self._companions.refused:
+            self.notes.say(f"{self._companions.refused} damaged packets of other streams left out")
         try:
-            container.close()
+            with av.open(str(self._target.path), **TOLERANT) as written:
+                kept = {key.lower() for key in written.metadata}
+                chapters = len(self._media.chapters) - len(written.chapters())
+                missing = self._companions.missing_from(written)
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            log.debug("closing the discarded %s: %s", self.name, reason_of(error))
-        self._remove_partial()
+            log.info("%s can't be read back (%s)", self.name, reason_of(error))  # raw video has no header
+            return
+        lost = sorted(key for key in own_tags(self._media.metadata) if key.lower() not in kept)
+        if lost:
+            self.notes.say(f"its container didn't keep the tags {', '.join(lost)}")
+        if chapters > 0:
+            self.notes.say(f"its container didn't keep {chapters} chapters")
+        if missing:
+            kinds = ", ".join(f"{number} {kind}" for kind, number in missing.items())
+            self.notes.say(f"its container didn't keep as such: {kinds}")
 
-    def _remove_partial(self) -> None:
-        if not self._is_sequence:
-            self._partial.unlink(missing_ok=True)
-
-    def _error(self, verb: str, error: BaseException) -> Exception:
-        if isinstance(error, (SinkError, UsageError)):
+    def _error(self, verb: str, error: BaseException) -> BaseException:
+        if isinstance(error, StreamerError):
             return error
         hint = ""
-        if self.__dict__.get("_encoder") and "nvenc" in self._encoder.name:
+        if self._encoder is not None and "nvenc" in self._encoder.name:
             hint = "; NVENC needs an NVIDIA GPU and its driver: try --codec h264"
         return SinkError(f"can't {verb} {self.name}: {reason_of(error)}{hint}")
 
@@ -332,7 +237,3 @@ def _in_decoding_order(packets: list[Any]) -> list[Any]:
     for time, packet in zip(times, packets, strict=True):
         packet.dts = time - delay
     return packets
-
-
-def _own_tags(metadata: Any) -> dict[str, str]:
-    return {key: value for key, value in metadata.items() if not _TECHNICAL_TAGS.fullmatch(key)}

@@ -11,6 +11,8 @@ class NullSink:
 
     name = "null:"
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self) -> None:
         self.frames = 0
         self.format: VideoFormat | None = None

@@ -1,4 +1,4 @@
-"""Where frames come from. `open_source` finds the kind of source that an INPUT names; opening happens later, on the
+"""Where frames come from. `make_source` finds the kind of source that an INPUT names; opening happens later, on the
 pipeline's capture thread."""
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from streamer.stage import Source
 _LATER = ("camera:", "rtsp:", "rtsps:", "rtmp:", "rtmps:", "srt:", "udp:", "rtp:")
 
 
-def make_source(url: str, *, start: Fraction = Fraction(0), duration: Fraction | None = None) -> Source:
+def make_source(url: str, *, start: Fraction | None = None, duration: Fraction | None = None) -> Source:
     """The source that `url` names, not yet opened: `test:` or anything that PyAV decodes.
 
     `start` skips that many seconds, `duration` ends the stream after that many. Raises UsageError for a kind that is
     not known.
     """
+    start = start or Fraction(0)
     if start < 0 or (duration is not None and duration <= 0):
         raise UsageError("--start must be 0 or more and --duration more than 0 (seconds)")
     if url.startswith("test:"):

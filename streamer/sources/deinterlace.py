@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -10,7 +9,7 @@ import av
 import av.error
 import av.filter
 
-log = logging.getLogger(__name__)
+from streamer.notes import Notes
 
 
 class Deinterlacer:
@@ -20,9 +19,9 @@ class Deinterlacer:
     `deinterlaced` counts. Picture times may leave in a finer unit than they came in.
     """
 
-    def __init__(self, name: str, time_base: Fraction) -> None:
+    def __init__(self, notes: Notes, time_base: Fraction) -> None:
         self.deinterlaced = 0
-        self._name = name
+        self._notes = notes
         self._time_base = time_base
         self._graph: av.filter.Graph | None = None
         self._shape: tuple[int, int, str] | None = None
@@ -50,7 +49,7 @@ class Deinterlacer:
 
     def _bwdif(self, picture: av.VideoFrame) -> av.filter.Graph:
         if not self.deinterlaced:
-            log.warning("%s is interlaced: deinterlacing with bwdif, one frame per frame", self._name)
+            self._notes.say("it is interlaced: deinterlacing with bwdif, one frame per frame")
         graph = av.filter.Graph()
         source = graph.add_buffer(
             width=picture.width, height=picture.height, format=picture.format, time_base=self._time_base

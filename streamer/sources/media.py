@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import av
 import av.error
 
-from streamer.clock import Timeline, fraction, ticks
+from streamer.clock import Splice, Timeline, fraction, ticks
 from streamer.color import range_of
 from streamer.convert import (
     chroma_location,
@@ -27,16 +28,22 @@ from streamer.convert import (
 )
 from streamer.errors import SourceError, public_url, reason_of
 from streamer.frame import MAX_PIXELS, MAX_SIDE_PX, Frame, VideoFormat
+from streamer.notes import Notes
 from streamer.sources.deinterlace import Deinterlacer
-from streamer.sources.opening import companions_of, open_container, pick_video
+from streamer.sources.opening import companions_of, may_jump, open_container, pick_video
 from streamer.stage import Media
 
 log = logging.getLogger(__name__)
 
 _STILL_FORMATS = ("image2", "_pipe")
-_MAX_DEMUX_ERRORS = 100
-_LONGEST_LAST_S = 60
 _CENTERED_CODECS = {"mjpeg", "mpeg1video", "webp"}
+_MAX_DEMUX_ERRORS = 100
+_MAX_RATE = 1000
+_LONGEST_LAST_S = 60
+_EARLY_S = Fraction(1, 2)
+_PREROLL_S = Fraction(1, 10)
+_SEEK_BACK_S: tuple[int | None, ...] = (0, 2, 10, 60, None)
+"""How far before the wanted start to seek until a picture at or before it is found; None: read from the beginning."""
 
 
 class MediaSource:
@@ -55,12 +62,24 @@ class MediaSource:
         self._name = public_url(url)
         self._start = start
         self._duration = duration
-        self._container: Any = None
         self._interrupted = threading.Event()
+        self._container: Any = None
+        self._stream: Any = None
+        self._companions: dict[int, Any] = {}
+        self._frames: Iterator[Frame] = iter(())
+        self._frames_total: int | None = None
+        self._format: VideoFormat | None = None
+        self._media = Media()
+        self._origin = Fraction(0)
+        self._end_seen = Fraction(0)
+        self._packets_read = 0
         self.counts: dict[str, int] = {}
+        self.notes = Notes(self._name)
 
     @property
     def format(self) -> VideoFormat:
+        if self._format is None:
+            raise SourceError(f"{self._name} has no format before it is opened")
         return self._format
 
     @property
@@ -73,10 +92,8 @@ class MediaSource:
         return self._frames_total
 
     def open(self) -> None:
-        self._container = open_container(self._url, self._name)
         try:
-            self._stream = pick_video(self._container, self._name)
-            self._open_decoder()
+            self._open()
         except BaseException:
             self.close()
             raise
@@ -94,29 +111,62 @@ class MediaSource:
             self._container.close()
             self._container = None
 
-    def _open_decoder(self) -> None:
-        stream = self._stream
+    # -- opening ---------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        for back_s in _SEEK_BACK_S if self._start else (None,):
+            if self._container is None or back_s is None:
+                self._open_container()
+            if back_s is not None and not self._seek(back_s):
+                continue
+            head, events = self._first_picture()
+            if back_s is None or (head and self._time_of(head[-1]) <= self._origin):
+                break
+        if not head:
+            if self._interrupted.is_set():
+                return  # ended before it began
+            raise SourceError(self._no_picture())
+        self._format = self._describe(head[-1])
+        self._media = self._describe_media(head[-1])
+        self._frames_total = self._expected_frames()
+        self._frames = self._walk(_handed_over(head, events))
+
+    def _open_container(self) -> None:
+        self.close()
+        self._container = open_container(self._url, self._name, self.notes)
+        self._stream = stream = pick_video(self._container, self._name)
         stream.thread_type = "AUTO"
-        rate = stream.average_rate or stream.guessed_rate
-        self._rate = fraction(rate) if rate else None
+        # Raw DV and some transport streams have an absurd average; the guess is better there.
+        rates = [fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+        self._rate = next((rate for rate in rates if rate <= _MAX_RATE), None)
         self._time_base = fraction(stream.time_base)
+        self._chroma_location = chroma_location(self._container, stream.index)
+        self._companions = companions_of(self._container, stream, self.notes)
+        self._splice = Splice() if may_jump(self._container) else None
         self._timeline = Timeline(self._time_base, self._rate)
-        self._deinterlacer = Deinterlacer(self._name, self._time_base)
-        self._origin = self._seek() if self._start else Fraction(0)
-        self._companions = companions_of(self._container, stream)
-        events = self._events()
+        self._deinterlacer = Deinterlacer(self.notes, self._time_base)
+        if self._start:
+            self._origin = Fraction(self._container.start_time or 0, av.time_base) + self._start
+
+    def _seek(self, back_s: int) -> bool:
+        try:
+            self._container.seek(int((self._origin - back_s) * av.time_base), backward=True)
+        except av.error.FFmpegError as error:
+            log.info("%s can't seek (%s)", self._name, reason_of(error))
+            return False
+        self._timeline = Timeline(self._time_base, self._rate)
+        self._splice = None if self._splice is None else Splice()
+        return True
+
+    def _first_picture(self) -> tuple[list[Any], Iterator[Any]]:
+        """Everything up to the first picture, which comes last, and what follows; nothing if there is no picture."""
         head: list[Any] = []
+        events = self._events()
         for event in events:
             head.append(event)
             if isinstance(event, av.VideoFrame):
-                break
-        if not head or not isinstance(head[-1], av.VideoFrame):
-            raise SourceError(self._no_picture())
-        first = head[-1]
-        self._format = self._describe(first)
-        self._media = self._describe_media(first)
-        self._frames_total = self._expected_frames()
-        self._frames = self._walk(head, events)
+                return head, events
+        return [], events
 
     def _no_picture(self) -> str:
         damaged = self.counts.get("corrupt packets", 0)
@@ -125,44 +175,36 @@ class MediaSource:
         detail = f"{damaged} damaged packets and nothing else" if damaged else "its video stream is empty"
         return f"can't decode {self._name}: {detail}; the file may be truncated or not a video"
 
-    def _expected_frames(self) -> int | None:
-        stream, seconds = self._stream, None
+    def _seconds(self) -> Fraction | None:
+        """How long the pictures go on, as far as the container says."""
+        stream, whole = self._stream, self._container.duration
+        lengths = [Fraction(whole, av.time_base)] if whole else []
         if stream.duration:
-            seconds = stream.duration * self._time_base
-        elif self._container.duration:
-            seconds = Fraction(self._container.duration, av.time_base)
+            lengths.append(stream.duration * self._time_base)
+        return min(lengths, default=None)
+
+    def _expected_frames(self) -> int | None:
+        seconds = self._seconds()
         if seconds is not None:
             seconds = max(Fraction(0), seconds - self._start)
         if self._duration is not None:
             seconds = self._duration if seconds is None else min(seconds, self._duration)
-        elif not self._start and stream.frames:
-            return int(stream.frames)
-        return round(seconds * self._rate) if seconds and self._rate else None
-
-    def _seek(self) -> Fraction:
-        begin = Fraction(self._container.start_time or 0, av.time_base) + self._start
-        try:
-            self._container.seek(int(begin * av.time_base), backward=True)
-        except av.error.FFmpegError as error:
-            log.info("%s can't seek (%s): reading up to the start position", self._name, reason_of(error))
-        return begin
-
-    # -- what the first picture tells ---------------------------------------------------------------------------
+        return round(seconds * self._rate) if seconds and self._rate else self._stream.frames or None
 
     def _describe(self, picture: av.VideoFrame) -> VideoFormat:
-        stream, original = self._stream, picture.format.name
-        location = chroma_location(self._container, stream.index)
-        if location == "unspecified" and stream.codec_context.name in _CENTERED_CODECS:
+        original = picture.format.name
+        location = self._chroma_location
+        if location == "unspecified" and self._stream.codec_context.name in _CENTERED_CODECS:
             location = "center"
         color = picture_color(picture, location)
         pix_fmt = planar_equivalent(original)
         if picture.format.is_rgb or picture.format.has_palette:
-            still = self._container.format.name.endswith(_STILL_FORMATS)
-            color = rgb_as_yuv(color, still=still)
+            color = rgb_as_yuv(color, still=self._container.format.name.endswith(_STILL_FORMATS))
             log.info("%s is %s: enhanced as %s", self._name, original, pix_fmt)
-        if has_alpha(original):
-            log.warning("%s has an alpha channel: it is left out, the picture is treated as opaque", self._name)
-        sar = stream.sample_aspect_ratio
+        tags = {key.lower(): value for key, value in self._stream.metadata.items()}
+        if has_alpha(original) or tags.get("alpha_mode") == "1":
+            self.notes.say("its alpha channel is left out, the picture is treated as opaque")
+        sar = self._stream.sample_aspect_ratio
         return VideoFormat(
             picture.width,
             picture.height,
@@ -176,7 +218,6 @@ class MediaSource:
 
     def _describe_media(self, first: av.VideoFrame) -> Media:
         matrix = side_data(first).get("DISPLAYMATRIX", b"")
-        start = (first.pts or 0) * fraction(first.time_base)
         return Media(
             companions=tuple(self._companions.values()),
             metadata=dict(self._container.metadata),
@@ -184,104 +225,116 @@ class MediaSource:
             video_metadata=dict(self._stream.metadata),
             video_disposition=int(self._stream.disposition),
             display_matrix=tuple(memoryview(matrix).cast("i")) if matrix else None,
-            start=Fraction(0) if self._start else start,
+            start=Fraction(0) if self._start else self._time_of(first),
         )
 
     def _chapters(self) -> Iterator[Any]:
         for chapter in self._container.chapters():
-            shift = ticks(self._origin, chapter["time_base"])
-            if chapter["end"] > shift:
-                yield {**chapter, "start": max(0, chapter["start"] - shift), "end": chapter["end"] - shift}
+            unit = fraction(chapter["time_base"])
+            shift = ticks(self._origin, unit)
+            last = chapter["end"] - shift
+            if self._duration is not None:
+                last = min(last, ticks(self._duration, unit))
+            first = max(0, chapter["start"] - shift)
+            if first < last:
+                yield {**chapter, "start": first, "end": last}
 
-    # -- the walk: packets → pictures → frames --------------------------------------------------------------------
+    # -- the walk: packets → pictures → frames ---------------------------------------------------------------------
 
-    def _walk(self, head: list[Any], events: Iterator[Any]) -> Iterator[Frame]:
+    def _walk(self, events: Iterator[Any]) -> Iterator[Frame]:
         pending: tuple[av.VideoFrame, int] | None = None
         packets: list[Any] = []
-        index = 0
-        for event in _chain(head, events):
+        index = jumps = 0
+        for event in events:
             if not isinstance(event, av.VideoFrame):
                 packets.append(event)
                 continue
-            pts = self._place(event)
-            if pts is None:
+            pts = ticks(self._time_of(event) - self._origin, self._time_base)
+            if self._start and pts < 0:
                 continue
-            if self._is_past_end(pts):
+            if self._is_past_end(pts * self._time_base):
                 break
             if pending is not None:
-                yield self._frame(*pending, pts - pending[1], index, packets)
-                packets, index = [], index + 1
+                frame = self._frame(*pending, pts - pending[1], index, packets)
+                yield replace(frame, discontinuity=True) if self._jumps() > jumps else frame
+                packets, index, jumps = [], index + 1, self._jumps()
             pending = (event, pts)
         if pending is None:
+            if self._interrupted.is_set():
+                return
             raise SourceError(self._no_picture())
         yield self._frame(*pending, self._last_duration(*pending), index, packets)
-        self._say_counts(index + 1)
+        self._say_counts()
 
-    def _place(self, picture: av.VideoFrame) -> int | None:
-        """The picture's time in stream units from the start position, or None if it lies before."""
-        pts = picture.pts
-        if pts is not None:
-            # Filters and repaired streams may count in another unit than the stream.
-            pts = ticks(pts * fraction(picture.time_base) - self._origin, self._time_base)
-            if self._start and pts < 0:
-                return None
-        return self._timeline.place(pts)
+    def _jumps(self) -> int:
+        return self._splice.jumps if self._splice is not None else 0
 
-    def _is_past_end(self, pts: int) -> bool:
-        return self._duration is not None and pts * self._time_base - self._media.start >= self._duration
+    def _time_of(self, picture: av.VideoFrame) -> Fraction:
+        """When the picture is shown, in seconds; the deinterlacer counts in a finer unit than the stream."""
+        assert picture.pts is not None
+        return picture.pts * fraction(picture.time_base)
+
+    def _is_past_end(self, time_s: Fraction) -> bool:
+        return self._duration is not None and time_s - self._media.start >= self._duration
 
     def _last_duration(self, picture: av.VideoFrame, pts: int) -> int:
         """How long the last picture stays: up to the stream's end if the container knows it."""
         stream = self._stream
-        if stream.duration and not self._start and self._duration is None:
+        if stream.duration and not self._start and self._duration is None and not self._lacks_packets():
             left = (stream.start_time or 0) + stream.duration - pts
             if 0 < left * self._time_base <= _LONGEST_LAST_S:
                 return int(left)
         return ticks(picture.duration * fraction(picture.time_base), self._time_base) or self._timeline.interval
 
     def _frame(self, picture: av.VideoFrame, pts: int, duration: int, index: int, packets: list[Any]) -> Frame:
-        captured_ns = time.monotonic_ns()
+        format = self.format
         name = picture.format.name.replace("yuvj", "yuv")
-        size = (picture.width, picture.height)
-        same_size = size == (self._format.width, self._format.height)
-        same_range = range_of(picture_color(picture, "")) == range_of(self._format.color)
-        if not (same_size and name == self._format.pix_fmt and same_range):
-            if not same_size or planar_equivalent(name) != self._format.pix_fmt:
+        same_size = (picture.width, picture.height) == (format.width, format.height)
+        same_range = range_of(picture_color(picture, "")) == range_of(format.color)
+        if not (same_size and same_range and name == format.pix_fmt):
+            if not same_size or planar_equivalent(name) != format.pix_fmt:
                 self._count("format changes")
-            picture = to_planar(picture, self._format)
+            picture = to_planar(picture, format)
+        own_s = picture.duration * fraction(picture.time_base)
+        self._end_seen = max(self._end_seen, pts * self._time_base + own_s)
         return Frame(
-            planes=planes_of(picture, self._format.layout),
-            format=self._format,
+            planes=planes_of(picture, format.layout),
+            format=format,
             pts=pts,
             time_base=self._time_base,
             duration=duration,
             index=index,
-            captured_ns=captured_ns,
-            packets=tuple(self._shifted(packets)),
+            captured_ns=time.monotonic_ns(),
+            packets=tuple(packet for packet in packets if self._moved_into_part(packet)),
         )
 
-    def _shifted(self, packets: list[Any]) -> Iterator[Any]:
-        """The packets inside the part asked for, in its time."""
-        for packet in packets:
-            shift = ticks(self._origin, packet.time_base)
-            when = packet.pts if packet.pts is not None else packet.dts
-            if when is not None:
-                if self._start and when < shift:
-                    continue
-                if self._duration is not None and self._is_past_end(
-                    ticks((when - shift) * packet.time_base, self._time_base)
-                ):
-                    continue
+    def _moved_into_part(self, packet: Any) -> bool:
+        """Counts the packet's time from the start position; whether it lies in the part asked for."""
+        when = packet.pts if packet.pts is not None else packet.dts
+        if when is None:
+            return True
+        unit = fraction(packet.time_base)
+        shift = ticks(self._origin, unit)
+        time_s = (when - shift) * unit
+        if (self._start and time_s < 0) or self._is_past_end(time_s):
+            return False
+        if packet.is_discard and time_s < self._media.start - _PREROLL_S:
+            return False  # hidden by an edit list, and more than a decoder needs to get going
+        self._end_seen = max(self._end_seen, time_s + (packet.duration or 0) * unit)
+        if shift:
             packet.pts = None if packet.pts is None else packet.pts - shift
             packet.dts = None if packet.dts is None else packet.dts - shift
-            yield packet
+        return True
 
     def _events(self) -> Iterator[Any]:
         """Decoded pictures of the video stream and packets of the companions, in the order of the file."""
         for packet in self._packets():
             if self._interrupted.is_set():
                 return
+            if self._splice is not None:
+                self._splice.join(packet)
             if packet.stream.index == self._stream.index:
+                self._packets_read += packet.size > 0
                 for picture in self._decoded(packet):
                     yield from self._deinterlacer.process(picture)
             elif packet.size and packet.stream.index in self._companions:
@@ -297,6 +350,9 @@ class MediaSource:
                     errors = 0
                     yield packet
                 return
+            except IndexError:
+                # PyAV 18 knows only the streams that were there at the beginning.
+                self._count("packets of streams that began later")
             except av.error.InvalidDataError as error:
                 errors += 1
                 self._count("corrupt packets")
@@ -309,6 +365,8 @@ class MediaSource:
         try:
             for picture in packet.decode():
                 self._check_size(picture)
+                picture.pts = self._timeline.place(picture.pts, picture.dts)
+                picture.time_base = self._time_base
                 yield picture
         except av.error.MemoryError as error:
             raise SourceError(f"can't decode {self._name}: not enough memory for its pictures") from error
@@ -323,26 +381,36 @@ class MediaSource:
                 f"{MAX_PIXELS >> 20} megapixels"
             )
 
+    def _lacks_packets(self) -> bool:
+        """Whether fewer packets came than the container's index promises."""
+        return bool(self._packets_read < self._stream.frames)
+
+    # -- what was unusual ------------------------------------------------------------------------------------------
+
     def _count(self, event: str, number: int = 1) -> None:
         self.counts[event] = self.counts.get(event, 0) + number
 
-    def _say_counts(self, frames: int) -> None:
+    def _say_counts(self) -> None:
+        seconds = self._seconds()
         whole = not self._start and self._duration is None and not self._interrupted.is_set()
-        if whole and frames < self._stream.frames:
-            log.warning("%s ended early: %d of %d frames could be read", self._name, frames, self._stream.frames)
+        seen = self._end_seen - self._media.start
+        complete = self._stream.frames and not self._lacks_packets()
+        if whole and not complete and seconds is not None and seen < seconds - _EARLY_S:
+            self.notes.say(f"ended early: {float(seen):.1f} of {float(seconds):.1f} s could be read")
         for event, number in (
             ("repaired timestamps", self._timeline.repaired),
+            ("jumps in time", self._jumps()),
             ("deinterlaced frames", self._deinterlacer.deinterlaced),
         ):
             if number:
                 self._count(event, number)
-        for event in ("corrupt packets", "format changes", "repaired timestamps"):
-            if self.counts.get(event):
-                log.warning("%s: %d %s", self._name, self.counts[event], event)
+        for event, number in self.counts.items():
+            if event != "deinterlaced frames":
+                self.notes.say(f"{number} {event}")
 
 
-def _chain(head: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
-    # Hands over and forgets, so that the first pictures aren't kept alive.
+def _handed_over(head: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
+    # Forgets what it gives, so that the first picture isn't kept alive.
     while head:
         yield head.pop(0)
     yield from rest

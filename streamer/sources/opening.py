@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from pathlib import Path
@@ -14,21 +13,21 @@ import av.stream
 
 from streamer.convert import TOLERANT
 from streamer.errors import SourceError, reason_of
-
-log = logging.getLogger(__name__)
+from streamer.notes import Notes
 
 _OPEN_S, _READ_S = 10.0, 30.0
+_MAY_JUMP = 0x200
 _SEQUENCE = re.compile(r"%0?\d*d")
 
 
-def open_container(url: str, name: str) -> Any:
+def open_container(url: str, name: str, notes: Notes) -> Any:
     """The open container of a file, numbered sequence or URL; `name` is what messages call it. Raises SourceError."""
     options: dict[str, str] = {}
     target = url
     if "://" not in url:
         target = os.path.abspath(url)
-        if _SEQUENCE.search(os.path.basename(target)):
-            options = {"start_number": str(_first_number(Path(target), name))}
+        if _SEQUENCE.search(os.path.basename(target)) and not os.path.isfile(target):
+            options = {"start_number": str(_first_number(Path(target), name, notes))}
         elif os.path.isdir(target):
             raise SourceError(
                 f"can't read {name}: it is a folder; for a numbered sequence write {os.path.join(name, '%05d.png')}"
@@ -50,7 +49,7 @@ def open_container(url: str, name: str) -> Any:
         raise SourceError(f"can't read {name}: {reason_of(error)}") from error
 
 
-def _first_number(pattern: Path, name: str) -> int:
+def _first_number(pattern: Path, name: str, notes: Notes) -> int:
     """The lowest number in a sequence such as frames/%05d.png; FFmpeg by itself looks no further than 4."""
     token = _SEQUENCE.search(pattern.name)
     assert token is not None
@@ -60,7 +59,13 @@ def _first_number(pattern: Path, name: str) -> int:
     numbers = [int(found[1]) for entry in names if (found := match(entry)) and pattern.name % int(found[1]) == entry]
     if not numbers:
         raise SourceError(f"can't read {name}: no picture matches it; check the folder and the number of digits")
-    return min(numbers)
+    present = set(numbers)
+    gap = next(number for number in range(min(present), max(present) + 2) if number not in present)
+    if gap <= max(present):
+        notes.say(
+            f"number {gap} is missing: the sequence ends before it, {len(present) - (gap - min(present))} are left"
+        )
+    return min(present)
 
 
 def pick_video(container: Any, name: str) -> Any:
@@ -68,14 +73,23 @@ def pick_video(container: Any, name: str) -> Any:
     attached = av.stream.Disposition.attached_pic
     pictures = [stream for stream in container.streams.video if not stream.disposition & attached]
     if not pictures:
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no streams"
+        kinds = ", ".join(sorted({_kind(stream) for stream in container.streams})) or "no streams"
         raise SourceError(f"can't enhance {name}: it has no video, only {kinds}")
     if pictures[0].codec_context is None:
         raise SourceError(f"can't decode {name}: no decoder for its video codec in this FFmpeg build")
     return pictures[0]
 
 
-def companions_of(container: Any, video: Any) -> dict[int, Any]:
+def _kind(stream: Any) -> str:
+    return "cover art" if stream.type == "video" else str(stream.type)
+
+
+def may_jump(container: Any) -> bool:
+    """Whether time may jump in containers of this kind (FFmpeg's AVFMT_TS_DISCONT: transport and program streams)."""
+    return bool(container.format.flags & _MAY_JUMP)
+
+
+def companions_of(container: Any, video: Any, notes: Notes) -> dict[int, Any]:
     """The streams that go along: everything but the enhanced one and untyped data tracks."""
     kept = {}
     for stream in container.streams:
@@ -84,7 +98,5 @@ def companions_of(container: Any, video: Any) -> dict[int, Any]:
         if stream.type in ("audio", "subtitle", "attachment", "video"):
             kept[stream.index] = stream
         else:
-            log.warning(
-                "stream #%d (%s) is left out: only its container knows what it means", stream.index, stream.type
-            )
+            notes.say(f"stream #{stream.index} ({stream.type}) is left out: only its container knows what it means")
     return kept

@@ -10,7 +10,7 @@ import numpy as np
 
 from streamer.color import BT709
 from streamer.errors import UsageError
-from streamer.frame import LIMITED, MAX_SIDE_PX, ColorSpec, Frame, Plane, VideoFormat
+from streamer.frame import LIMITED, MAX_PIXELS, MAX_SIDE_PX, ColorSpec, Frame, Plane, VideoFormat
 from streamer.pool import PlanePool
 from streamer.stage import Media
 
@@ -24,6 +24,7 @@ class PatternSource:
     """
 
     live = False
+    notes: tuple[str, ...] = ()
 
     def __init__(self, url: str, *, start: Fraction = Fraction(0), duration: Fraction | None = None) -> None:
         match = _OPTIONS.fullmatch(url)
@@ -31,7 +32,12 @@ class PatternSource:
             raise UsageError(f"can't read {url!r}: write test:[WIDTHxHEIGHT][@RATE][,FRAMES], e.g. test:640x360@30,300")
         width, height = int(match["width"] or 640), int(match["height"] or 360)
         rate = Fraction(match["rate"] or 30)
-        if not (16 <= width <= MAX_SIDE_PX and 16 <= height <= MAX_SIDE_PX and 0 < rate <= 1000):
+        if not (
+            16 <= width <= MAX_SIDE_PX
+            and 16 <= height <= MAX_SIDE_PX
+            and width * height <= MAX_PIXELS
+            and 0 < rate <= 1000
+        ):
             raise UsageError(f"{url!r} is out of range: sides 16 to {MAX_SIDE_PX}, rate up to 1000")
         color = ColorSpec(BT709, BT709, BT709, LIMITED, "left")
         self._format = VideoFormat(width, height, "yuv420p", color, Fraction(1), rate)

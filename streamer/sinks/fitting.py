@@ -1,0 +1,75 @@
+"""Fitting frames to an encoder: its pixel format, even sides, and the colour that its pictures have by definition."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import av
+
+from streamer.color import RGB, range_of
+from streamer.convert import fill_picture, reformatted, set_color
+from streamer.errors import SinkError
+from streamer.frame import FULL, MAX_SIDE_PX, ColorSpec, Frame, VideoFormat, layout_of
+from streamer.notes import Notes
+from streamer.sinks.codecs import Encoder, EncoderSettings, stored_pix_fmt
+
+
+class Fitter:
+    """Turns frames of one format into pictures for one encoder; `stored` is the format that the encoder gets.
+
+    Where the encoder takes the frames' own planes, they are copied once and nothing else happens to them. One picture
+    is used again and again; an encoder that still holds it makes a fresh one necessary, which happens by itself.
+    """
+
+    def __init__(self, encoder: Encoder, settings: EncoderSettings, format: VideoFormat, notes: Notes) -> None:
+        self.stored = _stored_format(encoder, settings, format)
+        self._format = format
+        if (self.stored.width, self.stored.height) != (format.width, format.height):
+            size = f"{self.stored.width}x{self.stored.height}"
+            notes.say(f"padded to {size}, because {encoder.name} needs even sides")
+        self._same_planes = _same_planes(format, self.stored)
+        filled = self.stored if self._same_planes else format
+        self._picture = av.VideoFrame(filled.width, filled.height, filled.pix_fmt)
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether the pixel format had to change."""
+        return self.stored.pix_fmt.replace("yuvj", "yuv") != self._format.pix_fmt
+
+    def picture(self, frame: Frame) -> av.VideoFrame:
+        """The frame as the encoder takes it, tagged with its colour; without a time. Valid until the next call."""
+        self._picture.make_writable()
+        fill_picture(self._picture, frame.planes)
+        picture = self._picture
+        if not self._same_planes:
+            set_color(picture, self._format.color)
+            picture = reformatted(picture, self._format, self.stored)
+        set_color(picture, self.stored.color)
+        return picture
+
+
+def _stored_format(encoder: Encoder, settings: EncoderSettings, format: VideoFormat) -> VideoFormat:
+    pix_fmt = stored_pix_fmt(encoder, settings, format)
+    layout = layout_of(pix_fmt.replace("yuvj", "yuv"))
+    width, height = format.width, format.height
+    if encoder.even and (layout is None or layout.planes == 3):
+        width += width & (1 if layout is None else layout.log2_chroma_w)
+        height += height & (1 if layout is None else layout.log2_chroma_h)
+    if max(width, height) > MAX_SIDE_PX:
+        raise SinkError(f"can't encode {width}x{height}: the limit is {MAX_SIDE_PX} pixels a side")
+    color = _stored_color(encoder, pix_fmt, format.color)
+    return replace(format, width=width, height=height, pix_fmt=pix_fmt, color=color)
+
+
+def _stored_color(encoder: Encoder, pix_fmt: str, color: ColorSpec) -> ColorSpec:
+    if av.VideoFormat(pix_fmt, 16, 16).is_rgb:
+        return replace(color, matrix=RGB, range=FULL)
+    if encoder.fixed_color is not None:
+        matrix, code_range = encoder.fixed_color
+        return replace(color, matrix=matrix, range=code_range)
+    return replace(color, range=FULL) if encoder.rgb else color
+
+
+def _same_planes(format: VideoFormat, stored: VideoFormat) -> bool:
+    same_color = format.color.matrix == stored.color.matrix and range_of(format.color) == range_of(stored.color)
+    return stored.pix_fmt.replace("yuvj", "yuv") == format.pix_fmt and same_color

@@ -1,0 +1,86 @@
+"""Still images and numbered sequences of them: one file per frame."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+
+from streamer.convert import set_color
+from streamer.errors import SinkError, UsageError, reason_of
+from streamer.frame import Frame, VideoFormat
+from streamer.notes import Notes
+from streamer.sinks.codecs import EncoderSettings, choose_encoder, encoder_options, qscale_of, set_quantiser
+from streamer.sinks.fitting import Fitter
+from streamer.sinks.target import NUMBER, Target
+from streamer.stage import Media
+
+
+class PictureSink:
+    """Writes every frame as an image of its own: `frames/%05d.png` counts from 1, a plain name takes one frame.
+
+    Each file appears complete or not at all. An existing file is an error without `force`, even in mid-sequence.
+    """
+
+    def __init__(self, path: str, settings: EncoderSettings, *, force: bool = False) -> None:
+        self.name = path
+        self.notes = Notes(path)
+        self._pattern = Path(os.path.abspath(path))
+        self._is_sequence = NUMBER.search(self._pattern.name) is not None
+        self._settings = settings
+        self._force = force
+        self._written: list[Path] = []
+        Target(self._file(1), force=force)  # says at once what can't work
+
+    def open(self, format: VideoFormat, media: Media) -> None:
+        self._encoder = choose_encoder(self._pattern.suffix.lower(), "", self._settings, format)
+        self._options = encoder_options(self._encoder, self._settings, format)
+        self._fitter = Fitter(self._encoder, self._settings, format, self.notes)
+
+    def write(self, frame: Frame) -> None:
+        if self._written and not self._is_sequence:
+            stem, suffix = self._pattern.stem, self._pattern.suffix
+            raise UsageError(
+                f"{self.name} holds one picture but the input has more: write a numbered sequence such as "
+                f"{stem}-%05d{suffix}"
+            )
+        target = Target(self._file(len(self._written) + 1), force=self._force)
+        try:
+            target.partial.write_bytes(self._encoded(frame))
+            target.publish()
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            target.discard()
+            raise SinkError(f"can't write {target.path}: {reason_of(error)}") from error
+        self._written.append(target.path)
+
+    def close(self) -> None:
+        """Nothing is pending: every picture is written at once."""
+
+    def abort(self) -> None:
+        """Removes a single picture; of a sequence, the complete pictures stay."""
+        if not self._is_sequence:
+            while self._written:
+                self._written.pop().unlink(missing_ok=True)
+
+    def _file(self, number: int) -> Path:
+        name = self._pattern.name
+        return self._pattern.with_name(NUMBER.sub(lambda field: field[0] % number, name) if self._is_sequence else name)
+
+    def _encoded(self, frame: Frame) -> bytes:
+        stored = self._fitter.stored
+        context: Any = av.CodecContext.create(self._encoder.name, "w")
+        context.width, context.height, context.pix_fmt = stored.width, stored.height, stored.pix_fmt
+        context.time_base = Fraction(1, 25)
+        context.options = self._options
+        set_color(context, stored.color)
+        set_quantiser(context, qscale_of(self._encoder, self._settings))
+        if stored.sar:
+            context.sample_aspect_ratio = stored.sar
+        picture = self._fitter.picture(frame)
+        picture.pts = 0
+        picture.time_base = context.time_base
+        return b"".join(bytes(packet) for packet in [*context.encode(picture), *context.encode(None)])

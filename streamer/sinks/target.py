@@ -1,0 +1,60 @@
+"""A file to be: it grows under a temporary name beside its own and takes its own when it is complete."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+from streamer.errors import SinkError, UsageError
+
+NUMBER = re.compile(r"%0?\d*d")
+"""The field of a numbered sequence, as in frames/%05d.png."""
+
+
+class Target:
+    """Where a finished file will be (`path`, links followed) and where it grows until then (`partial`).
+
+    Raises UsageError or SinkError at once if the file can't be created, or exists and `force` isn't given.
+    """
+
+    def __init__(self, path: str | Path, *, force: bool = False) -> None:
+        self.path = Path(os.path.realpath(path))
+        self._force = force
+        self.partial = self.path.with_name(f".{self.path.stem}.{secrets.token_hex(4)}.part{self.path.suffix}")
+        folder = self.path.parent
+        if not folder.is_dir():
+            raise SinkError(f"can't write {path}: there is no folder {folder}; create it first")
+        if not os.access(folder, os.W_OK):
+            raise SinkError(f"can't write {path}: no permission to create files in {folder}")
+        if self.path.is_dir():
+            raise UsageError(f"can't write {path}: it is a folder; add a file name")
+        if not self.path.suffix:
+            raise UsageError(f"can't write {path}: its ending says the format; add one such as .mp4 or .mkv")
+        if self.path.exists() and not force:
+            raise UsageError(f"{path} exists already: give another name, or --force to replace it")
+
+    def publish(self) -> None:
+        """Gives the complete file its name. Raises SinkError if somebody else took it meanwhile, OSError."""
+        if self.path.exists() and not self._force:
+            raise SinkError(f"{self.path} was created by somebody else meanwhile; the result is in {self.partial}")
+        os.replace(self.partial, self.path)
+
+    def discard(self) -> None:
+        """Removes the unfinished file, if it is there."""
+        self.partial.unlink(missing_ok=True)
+
+
+def overwrites(output: str, source: str) -> bool:
+    """Whether writing `output` (a file or numbered sequence) would write over the file or sequence `source`."""
+    if os.path.realpath(output) == os.path.realpath(source):
+        return True
+    if os.path.exists(output) and os.path.exists(source):
+        return os.path.samefile(output, source)
+    field = NUMBER.search(os.path.basename(output))
+    if field is None or os.path.realpath(os.path.dirname(output)) != os.path.realpath(os.path.dirname(source)):
+        return False
+    name = os.path.basename(output)
+    pattern = re.escape(name[: field.start()]) + r"\d+" + re.escape(name[field.end() :])
+    return re.fullmatch(pattern, os.path.basename(source)) is not None

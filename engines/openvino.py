@@ -86,6 +86,8 @@ class OpenVINOEngine(Engine):
             "PERFORMANCE_HINT": "THROUGHPUT",
             "INFERENCE_NUM_THREADS": self._threads,
             "NUM_STREAMS": min(self.slots, self._threads),
+            # Decoder and encoder want the same cores: pinned threads would wait for one while another is free.
+            "ENABLE_CPU_PINNING": False,
             # Without this, a CPU that has bfloat16 silently computes in it.
             "INFERENCE_PRECISION_HINT": "f32",
         }

@@ -49,7 +49,8 @@ class ChromaScaler:
     """Resamples chroma planes by an integer factor with a bicubic (Catmull-Rom) polyphase filter.
 
     Keys' cubic convolution with a = -0.5 (IEEE TASSP 29-6, 1981), the same kernel as the networks' skip connection;
-    edges are replicated. One 4x4 kernel per output phase, evaluated at source size. For one thread.
+    edges are replicated. Columns first, then rows, one 4-tap filter per output phase; both passes round to whole codes,
+    which costs less than one code and halves the time of the exact two-dimensional filter. For one thread.
     """
 
     def __init__(self, layout: PixelLayout, color: ColorSpec, scale: int) -> None:
@@ -57,27 +58,34 @@ class ChromaScaler:
         self._scale = scale
         self._peak = (1 << layout.bits) - 1
         self._deep = layout.bits != 8 * layout.dtype.itemsize
-        columns = [_taps(phase) for phase in _phases(scale, layout.log2_chroma_w, x)]
-        rows = [_taps(phase) for phase in _phases(scale, layout.log2_chroma_h, y)]
-        self._phases = [
-            (row, column, np.outer(rows[row][0], columns[column][0]), (columns[column][1], rows[row][1]))
-            for row in range(scale)
-            for column in range(scale)
-        ]
-        self._phase: Plane | None = None
+        self._vertical = [_taps(phase) for phase in _phases(scale, layout.log2_chroma_h, y)]
+        self._horizontal = [_taps(phase) for phase in _phases(scale, layout.log2_chroma_w, x)]
+        self._scratch: tuple[Plane, Plane, list[Plane]] | None = None
 
     def resample(self, plane: Plane, into: Plane) -> None:
         """Fills `into` ([about scale·h, about scale·w], cropped for odd luma sizes) from `plane` [h, w]; same dtype."""
         import cv2
 
-        if self._phase is None or self._phase.shape != plane.shape:
-            self._phase = np.empty_like(plane)
-        for row, column, kernel, anchor in self._phases:
-            cv2.filter2D(plane, -1, kernel, self._phase, anchor, borderType=cv2.BORDER_REPLICATE)
-            target = into[row :: self._scale, column :: self._scale]
-            target[...] = self._phase[: target.shape[0], : target.shape[1]]
+        lines, tall, phases = self._buffers(plane)
+        for phase, (taps, anchor) in enumerate(self._vertical):
+            cv2.filter2D(plane, -1, taps[:, None], lines, (0, anchor), borderType=cv2.BORDER_REPLICATE)
+            tall[phase :: self._scale] = lines
+        for target, (taps, anchor) in zip(phases, self._horizontal, strict=True):
+            cv2.filter2D(tall, -1, taps[None], target, (anchor, 0), borderType=cv2.BORDER_REPLICATE)
+        if into.shape == (tall.shape[0], tall.shape[1] * self._scale) and into.flags.c_contiguous:
+            cv2.merge(phases, into.reshape(*tall.shape, self._scale))  # interleaves whole vectors at a time
+        else:
+            for phase, samples in enumerate(phases):
+                target = into[:, phase :: self._scale]
+                target[...] = samples[: target.shape[0], : target.shape[1]]
         if self._deep:
             np.minimum(into, self._peak, out=into)
+
+    def _buffers(self, plane: Plane) -> tuple[Plane, Plane, list[Plane]]:
+        if self._scratch is None or self._scratch[0].shape != plane.shape:
+            tall = np.empty((plane.shape[0] * self._scale, plane.shape[1]), plane.dtype)
+            self._scratch = np.empty_like(plane), tall, [np.empty_like(tall) for _ in range(self._scale)]
+        return self._scratch
 
 
 def _phases(scale: int, log2_subsampling: int, siting: float) -> list[float]:

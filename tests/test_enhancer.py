@@ -107,9 +107,10 @@ def test_ten_bits_agree_with_eight(card: ModelCard) -> None:
     deep_format = replace(eight.format, pix_fmt="yuv444p10le")
     deep = replace(eight, planes=tuple(plane.astype(np.uint16) * 4 for plane in eight.planes), format=deep_format)
     (a,), (b,) = run(EnhanceStage(card), [eight]), run(EnhanceStage(card), [deep])
-    for shallow, fine in zip(a.planes, b.planes, strict=True):
+    # Luma is rounded once; chroma twice, after each pass of its filter.
+    for shallow, fine, bound in zip(a.planes, b.planes, (0.76, 1.3, 1.3), strict=True):
         assert fine.dtype == np.uint16
-        assert np.abs(fine / 4 - shallow).max() <= 0.76
+        assert np.abs(fine / 4 - shallow).max() <= bound
 
 
 def test_picture_memory_goes_round(card: ModelCard) -> None:

@@ -1,0 +1,163 @@
+"""Model cards: what a shipped network is, measured, and allowed to be used for.
+
+A card is `<name>.toml` beside `<name>.onnx`. Reading cards needs only the standard library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+ZOO = Path(__file__).parent / "zoo"
+TASKS = ("upscale", "restore")
+COLORS = ("luma",)
+
+
+class CardError(ValueError):
+    """A card or its model cannot be used; the message says what, on what, why and what to do."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured figure."""
+
+    name: str
+    """What is measured, e.g. "PSNR-Y gain over Lanczos, CRF 23"."""
+    value: float
+    unit: str
+    """e.g. "dB"; empty for a pure number."""
+    set: str
+    """What it was measured on."""
+    protocol: str
+    """How."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A shipped network: contract, cost, figures, origin."""
+
+    name: str
+    task: str
+    """"upscale" or "restore"."""
+    scale: int
+    """Output size over input size."""
+    color: str
+    """Planes the network works on: "luma"."""
+    multiple_of: int
+    """Input width and height must be multiples of this; callers pad."""
+    halo_px: int
+    """Input pixels around a tile that can change its output: tiles that overlap by this much,
+    start at a multiple of `multiple_of` and are cropped give exactly the untiled result."""
+    params: int
+    macs_per_px: int
+    """Multiply-accumulates per input pixel."""
+    metrics: tuple[Metric, ...]
+    train_data: str
+    licence: str
+    origin: str
+    """How it was made, so that it can be made again."""
+    sha256: str
+    """Of the ONNX file, lower-case hexadecimal."""
+    limits: str
+    """What it is not good for."""
+    path: Path
+    """The ONNX file; not a key of the TOML."""
+
+
+def list_cards() -> tuple[ModelCard, ...]:
+    """Cards of every shipped model, sorted by name.
+
+    Raises:
+        CardError: a card is malformed.
+    """
+    return tuple(read_card(path) for path in sorted(ZOO.glob("*.toml")))
+
+
+def load_card(name: str) -> ModelCard:
+    """The card of a shipped model.
+
+    Raises:
+        CardError: no such model (the message names those there are), or its card is malformed.
+    """
+    path = ZOO / f"{name}.toml"
+    names = sorted(card.stem for card in ZOO.glob("*.toml"))
+    if name not in names:
+        available = ", ".join(names) or "none"
+        raise CardError(f"no model {name!r} in {ZOO}; available: {available}")
+    return read_card(path)
+
+
+def verify(card: ModelCard) -> None:
+    """Check the ONNX file against its card.
+
+    Raises:
+        CardError: the file is missing or its sha256 differs.
+    """
+    try:
+        content = card.path.read_bytes()
+    except OSError as error:
+        raise CardError(
+            f"model {card.name}: {card.path} cannot be read ({error}); install the package again"
+        ) from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != card.sha256:
+        raise CardError(
+            f"model {card.name}: {card.path} has sha256 {found}, its card says {card.sha256}; the "
+            "file is damaged or was changed: install the package again, or export the model anew"
+        )
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read one card.
+
+    Raises:
+        CardError: the file is missing or not TOML, or keys are missing, unknown or wrong.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CardError(f"card {path} cannot be read ({error})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CardError(f"card {path} is not TOML: {error}; correct or restore it") from error
+    where = f"card {path}"
+    metrics = table.get("metrics", [])
+    if not isinstance(metrics, list) or not all(isinstance(m, dict) for m in metrics):
+        raise CardError(f"{where}: metrics must be an array of tables ([[metrics]])")
+    measured = tuple(Metric(**_checked(m, Metric, f"{where} [[metrics]] {i + 1}")) for i, m in enumerate(metrics))
+    values = _checked(table, ModelCard, where)
+    card = ModelCard(**values | {"metrics": measured, "path": path.with_suffix(".onnx")})
+    _check_values(card, where)
+    return card
+
+
+def _checked(table: dict[str, Any], cls: type, where: str) -> dict[str, Any]:
+    """The table, if it has exactly the keys of `cls` with values of their types."""
+    types = {f.name: str(f.type) for f in fields(cls) if f.name != "path"}
+    unknown, missing = sorted(set(table) - set(types)), [k for k in types if k not in table]
+    if unknown:
+        raise CardError(f"{where} has unknown keys: {', '.join(unknown)}; remove or rename them")
+    if missing:
+        raise CardError(f"{where} lacks keys: {', '.join(missing)}; add them")
+    allowed: dict[str, tuple[type, ...]] = {"int": (int,), "str": (str,), "float": (float, int)}
+    for key, kind in types.items():
+        value = table[key]
+        if kind in allowed and (not isinstance(value, allowed[kind]) or isinstance(value, bool)):
+            raise CardError(f"{where}: {key} is {value!r}; it must be of type {kind}")
+    return table
+
+
+def _check_values(card: ModelCard, where: str) -> None:
+    for key, value, choices in (("task", card.task, TASKS), ("color", card.color, COLORS)):
+        if value not in choices:
+            raise CardError(f"{where}: {key} is {value!r}; allowed: {', '.join(choices)}")
+    for key, lowest in (("scale", 1), ("multiple_of", 1), ("halo_px", 0), ("params", 0)):
+        if getattr(card, key) < lowest:
+            raise CardError(f"{where}: {key} is {getattr(card, key)}; must be at least {lowest}")
+    if card.name != card.path.stem:
+        raise CardError(f"{where}: name is {card.name!r}; it must be the file's: {card.path.stem}")
+    if not re.fullmatch("[0-9a-f]{64}", card.sha256):
+        raise CardError(f"{where}: sha256 {card.sha256!r} is not 64 lower-case hexadecimal digits")

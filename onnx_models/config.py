@@ -1,0 +1,164 @@
+"""Training configurations: one TOML a network, every key known, nothing read twice."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from onnx_models.degrade import DegradeMix
+from onnx_models.errors import TrainingError
+from onnx_models.networks import Shape
+from onnx_models.pool import PoolSize, Recipe
+from onnx_models.scenes import SceneMix
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """The optimisation."""
+
+    steps: int = 100_000
+    batch: int = 8
+    crop_px: int = 64
+    """Side of what is cut from a patch, in input pixels."""
+    optimiser: str = "muon"
+    """muon: Muon on kernels, AdamW on biases; adam: AdamW on everything."""
+    reparam: bool = False
+    """Train sums of branches (see `networks.RepConv3x3`)."""
+    matrix_rate: float = 0.01
+    """Learning rate of Muon."""
+    rate: float = 1e-3
+    """Learning rate of AdamW."""
+    warmup_steps: int = 100
+    decay_share: float = 1.0
+    """The last share of the steps over which the rate falls linearly to `final_rate`."""
+    final_rate: float = 0.01
+    """Relative to the rate before."""
+    clip_norm: float = 0.5
+    ema: float = 0.999
+    loss: str = "l1"
+    """l1, relative (l1 over the interpolation's own l1, patch by patch) or logmse (the logarithm
+    of each patch's mean square, which is its PSNR)."""
+    validate_every: int = 2_000
+    assert_after: int = 4_000
+    """From this step on validation must beat the interpolation, or training stops."""
+    log_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("optimiser", ("muon", "adam")), ("loss", ("l1", "relative", "logmse"))):
+            if getattr(self, name) not in allowed:
+                listed = ", ".join(allowed)
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {listed}")
+        for name in ("steps", "batch", "crop_px", "validate_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; must be at least 1")
+
+
+@dataclass(frozen=True)
+class CardText:
+    """What the card says beyond figures."""
+
+    task: str = "upscale"
+    licence: str = ""
+    origin: str = ""
+    train_data: str = ""
+    limits: str = ""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training, complete: with the data it decides every bit of the result on one machine."""
+
+    name: str
+    seed: int = 1
+    shape: Shape = field(default_factory=Shape)
+    train: TrainPlan = field(default_factory=TrainPlan)
+    pool: PoolSize = field(default_factory=PoolSize)
+    scene: SceneMix = field(default_factory=SceneMix)
+    degrade: DegradeMix = field(default_factory=DegradeMix)
+    card: CardText = field(default_factory=CardText)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What decides the patches."""
+        return Recipe(self.shape.scale, self.seed, self.scene, self.degrade, self.pool)
+
+
+SECTIONS: Mapping[str, type] = {
+    "shape": Shape,
+    "train": TrainPlan,
+    "pool": PoolSize,
+    "scene": SceneMix,
+    "degrade": DegradeMix,
+    "card": CardText,
+}
+
+
+def _value(given: object, default: object, where: str) -> object:
+    """`given` as the type of `default`."""
+    if isinstance(default, float) and isinstance(given, int) and not isinstance(given, bool):
+        return float(given)
+    if isinstance(default, tuple) and isinstance(given, list):
+        return tuple(_value(item, default[0], where) for item in given)
+    if type(given) is not type(default):
+        expected = "a list" if isinstance(default, tuple) else type(default).__name__
+        raise TrainingError(f"{where} is {given!r}; it must be {expected}")
+    return given
+
+
+def _section(cls: type[T], table: object, where: str) -> T:
+    if not isinstance(table, dict):
+        raise TrainingError(f"{where} is {table!r}; it must be a table")
+    defaults = cls()
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    unknown = sorted(set(table) - set(known))
+    if unknown:
+        raise TrainingError(f"{where} has unknown keys: {', '.join(unknown)}; known: {', '.join(known)}")
+    values = {k: _value(v, getattr(defaults, k), f"{where} {k}") for k, v in table.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise TrainingError(f"{where}: {error}") from error
+
+
+def parse_config(table: dict[str, Any], where: str) -> Config:
+    """A configuration from a decoded TOML table; `where` names it in errors.
+
+    Raises:
+        TrainingError: unknown or missing keys, wrong types, values out of range.
+    """
+    known = ["name", "seed", *SECTIONS]
+    unknown = sorted(set(table) - set(known))
+    if unknown:
+        raise TrainingError(f"{where} has unknown keys: {', '.join(unknown)}; known: {', '.join(known)}")
+    if "name" not in table:
+        raise TrainingError(f'{where} has no key "name"; add the name of the network')
+    sections: dict[str, Any] = {
+        key: _section(cls, table.get(key, {}), f"{where} [{key}]") for key, cls in SECTIONS.items()
+    }
+    name = str(_value(table["name"], "", f"{where} name"))
+    seed = table.get("seed", 1)
+    if not isinstance(seed, int) or seed < 0:
+        raise TrainingError(f"{where} seed is {seed!r}; it must be a whole number from 0")
+    return Config(name=name, seed=seed, **sections)
+
+
+def load_config(path: Path) -> Config:
+    """Read a configuration file.
+
+    Raises:
+        TrainingError: the file is missing, not TOML, or says something unknown.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TrainingError(f"configuration {path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise TrainingError(f"configuration {path} is not TOML: {error}") from error
+    return parse_config(table, str(path))

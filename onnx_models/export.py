@@ -1,0 +1,227 @@
+"""From a checkpoint to a shipped model: ONNX file and card, both checked, written atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import itertools
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_models.cards import ZOO, Metric, ModelCard, read_card, verify
+from onnx_models.checkpoint import Checkpoint, load_checkpoint
+from onnx_models.errors import TrainingError
+from onnx_models.evaluate import Sampling, evaluate
+from onnx_models.graph import build_model, reference
+
+if TYPE_CHECKING:
+    import argparse
+
+    import onnx
+
+    from onnx_models.evaluate import Report
+    from onnx_models.networks import Network
+
+PARITY_CODES = 1
+"""Codes by which a back end may differ from torch: sums in another order cross a rounding edge."""
+PARITY_SHARE = 1e-3
+"""Share of pixels that may differ."""
+
+
+Run = Callable[[NDArray[np.uint8], float], NDArray[np.uint8]]
+
+
+def _feeds(luma: NDArray[np.uint8], strength: float) -> dict[str, NDArray[Any]]:
+    return {"luma": luma[None, None], "strength": np.array([strength], np.float32)}
+
+
+def _open_onnxruntime(model: onnx.ModelProto) -> Run:
+    ort: Any = importlib.import_module("onnxruntime")
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    def run(luma: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
+        return np.asarray(session.run(["enhanced"], _feeds(luma, strength))[0][0, 0])
+
+    return run
+
+
+def _open_openvino(model: onnx.ModelProto) -> Run:
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault("openvino_telemetry", None)  # else importing openvino reports to a server
+    openvino: Any = importlib.import_module("openvino")
+    core = openvino.Core()
+    hints = {"INFERENCE_PRECISION_HINT": "f32"}  # CPUs with bf16 would silently use it
+    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", hints)
+
+    def run(luma: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
+        return np.asarray(compiled(_feeds(luma, strength))["enhanced"][0, 0])
+
+    return run
+
+
+BACKENDS = {"ONNX Runtime": _open_onnxruntime, "OpenVINO": _open_openvino}
+
+
+def check_parity(model: onnx.ModelProto, network: Network) -> dict[str, float]:
+    """Compare every back end with torch on noise and gradients, at several strengths and sizes.
+
+    Returns:
+        Largest share of differing pixels, by back end.
+
+    Raises:
+        TrainingError: a back end computes another function, or strength 0 is not exact.
+    """
+    shares = dict.fromkeys(BACKENDS, 0.0)
+    opened = {name: open_backend(model) for name, open_backend in BACKENDS.items()}
+    for luma, strength in itertools.product(_probes(network.shape.unshuffle), (0.0, 0.5, 1.0, 1.5)):
+        expected = reference(network, luma, strength).astype(int)
+        for name, run in opened.items():
+            difference = np.abs(run(luma, strength) - expected)
+            share = float(np.mean(difference > 0))
+            if difference.max() > PARITY_CODES or share > (PARITY_SHARE if strength else 0):
+                raise TrainingError(
+                    f"{name} differs from torch by up to {difference.max()} codes in {share:.2%} of the pixels of a "
+                    f"{luma.shape[1]}x{luma.shape[0]} picture at strength {strength}; the model is not exported"
+                )
+            shares[name] = max(shares[name], share)
+    return shares
+
+
+def _probes(multiple_of: int) -> Iterator[NDArray[np.uint8]]:
+    """Ramps and noise of several sizes."""
+    rng = np.random.default_rng(0)
+    for height, width in ((8, 8), (46 * multiple_of, 37 * multiple_of), (120, 160)):
+        yield (np.add.outer(np.arange(height), np.arange(width)) % 256).astype(np.uint8)
+        yield rng.integers(0, 256, (height, width), np.uint8)
+
+
+def metrics_of(report: Report, clips: str, photos: str) -> tuple[Metric, ...]:
+    """The figures of an evaluation as a card holds them; the sets are described in words."""
+    metrics = []
+    protocol = (
+        "reduce by the scale (antialiased bicubic), x264 veryfast, decode, upscale, luma against "
+        f"the original, border 4; {report.protocol}"
+    )
+    rows = [(clips, crf, scores) for crf, scores in report.mean.items()]
+    rows += [(photos, "none", report.photos)] if report.photos else []
+    for where, crf, scores in rows:
+        how = f"{protocol}; CRF {crf}"
+        own, other = scores["model"], scores["lanczos"]
+        gain = own.psnr_db - other.psnr_db
+        metrics += [
+            Metric("PSNR-Y", round(own.psnr_db, 3), "dB", where, how),
+            Metric("PSNR-Y gain over Lanczos", round(gain, 3), "dB", where, how),
+            Metric("SSIM-Y", round(own.ssim, 4), "", where, how),
+        ]
+    if report.clips:
+        worst = min(
+            (scores["model"].psnr_db - scores["lanczos"].psnr_db, f"{clip}, CRF {crf}")
+            for clip, by_crf in report.clips.items()
+            for crf, scores in by_crf.items()
+        )
+        how = f"{protocol}; {worst[1]}"
+        name = "smallest PSNR-Y gain over Lanczos on any clip and CRF"
+        metrics.append(Metric(name, round(worst[0], 3), "dB", clips, how))
+    return tuple(metrics)
+
+
+def _toml(card: ModelCard) -> str:
+    """The card as TOML; JSON strings are TOML basic strings."""
+    lines = []
+    for f in fields(card):
+        if f.name not in ("path", "metrics"):
+            value = getattr(card, f.name)
+            lines.append(f"{f.name} = {json.dumps(value, ensure_ascii=False)}")
+    for metric in card.metrics:
+        lines += ["", "[[metrics]]"]
+        for f in fields(metric):
+            lines.append(f"{f.name} = {json.dumps(getattr(metric, f.name), ensure_ascii=False)}")
+    if not card.metrics:
+        lines.insert(0, "metrics = []")
+    return "\n".join(lines) + "\n"
+
+
+def make_card(saved: Checkpoint, name: str, content: bytes, folder: Path, metrics: Sequence[Metric]) -> ModelCard:
+    """The card of a checkpoint's network."""
+    shape, text = saved.config.shape, saved.config.card
+    how = f"{saved.step} steps of {saved.config.train.batch} patches, {saved.minutes:.0f} minutes"
+    return ModelCard(
+        name=name,
+        task=text.task,
+        scale=shape.scale,
+        color="luma",
+        multiple_of=shape.unshuffle,
+        halo_px=shape.halo_px,
+        params=shape.params,
+        macs_per_px=shape.macs_per_px,
+        metrics=tuple(metrics),
+        train_data=text.train_data,
+        licence=text.licence,
+        origin=f"{text.origin} Shape {shape}; {how}.".strip(),
+        sha256=hashlib.sha256(content).hexdigest(),
+        limits=text.limits,
+        path=folder / f"{name}.onnx",
+    )
+
+
+def _write(path: Path, content: bytes) -> Path:
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial.write_bytes(content)
+    return partial
+
+
+def publish(card: ModelCard, content: bytes) -> None:
+    """Write model and card beside each other; each is complete or untouched."""
+    card.path.parent.mkdir(parents=True, exist_ok=True)
+    card_path = card.path.with_suffix(".toml")
+    model_part = _write(card.path, content)
+    card_part = _write(card_path, _toml(card).encode())
+    model_part.replace(card.path)
+    card_part.replace(card_path)
+    verify(read_card(card_path))
+
+
+def export(checkpoint: Path, name: str, folder: Path = ZOO, metrics: Sequence[Metric] = ()) -> ModelCard:
+    """Export a checkpoint as `<folder>/<name>.onnx` and `.toml`.
+
+    Args:
+        checkpoint: what `train` wrote.
+        name: of the model.
+        folder: where; default the shipped models.
+        metrics: figures for the card.
+
+    Raises:
+        TrainingError: the checkpoint cannot be read, or a back end disagrees with torch.
+    """
+    saved = load_checkpoint(checkpoint)
+    network = saved.trained_network()
+    model = build_model(network, name)
+    check_parity(model, network)
+    content = model.SerializeToString()
+    card = make_card(saved, name, content, folder, metrics)
+    publish(card, content)
+    return card
+
+
+def command(args: argparse.Namespace) -> str:
+    """`export`: measures a candidate first, when there is something to measure on, so that model
+    and figures are published together; returns the model's path."""
+    metrics: list[Metric] = []
+    if args.clips or args.photos:
+        with tempfile.TemporaryDirectory() as scratch:
+            candidate = str(export(args.checkpoint, args.name, Path(scratch)).path)
+            for reduce in args.reduce:
+                sampling = Sampling(frames=args.frames, reduce=reduce)
+                photos = args.photos if reduce == 1 else []
+                report = evaluate(candidate, args.clips, photos, sampling)
+                metrics += metrics_of(report, args.clips_name, args.photos_name)
+    return str(export(args.checkpoint, args.name, args.folder or ZOO, metrics).path)

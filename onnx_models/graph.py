@@ -1,0 +1,150 @@
+"""The ONNX graph of a network: pixels in, pixels out, every step a node.
+
+Contract (version 1), relied on by every engine:
+
+- inputs `luma` uint8 `[1,1,height,width]` and `strength` float32 `[1]`,
+  output `enhanced` uint8 `[1,1,scale*height,scale*width]`;
+- the first node, `pixels_in`, casts to float; `unit` is the code value that means 1.0;
+  the last nodes round, clip to `[0, peak]` and cast (`pixels_out`);
+- a deeper format is the same graph with other element types in `luma`, `enhanced` and the two
+  casts, and other values in `unit` and `peak`.
+
+The interpolation runs on code values, not on values divided by `unit`: for x2 its weights are
+multiples of 2^-14, so float32 holds every partial sum exactly and strength 0 gives the rounded
+bicubic interpolation to the last bit on every back end, ties included.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_models.networks import (
+    LEAKY_SLOPE,
+    SKIP_RADIUS,
+    Network,
+    block_bicubic_kernel,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+OPSET = 17
+IR_VERSION = 8
+PEAK_8BIT = 255.0
+
+
+class _Graph:
+    """Collects nodes and initializers; every method returns the name of its output tensor."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+
+    def constant(self, name: str, value: NDArray[np.generic]) -> str:
+        self.initializers.append(numpy_helper.from_array(value, name))
+        return name
+
+    def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        name = str(attributes.pop("name", output))
+        self.nodes.append(helper.make_node(op, inputs, [output], name=name, **attributes))
+        return output
+
+
+def _residual(graph: _Graph, network: Network, pixels: str) -> str:
+    shape = network.shape
+    x = pixels
+    if shape.unshuffle > 1:
+        x = graph.node("SpaceToDepth", [x], "unshuffled", blocksize=shape.unshuffle)
+    last = len(network.layers) - 1
+    for i, conv in enumerate(network.layers):
+        kernel = conv.kernel().detach().cpu().contiguous().numpy()
+        weight = graph.constant(f"conv{i}_weight", kernel)
+        bias = graph.constant(f"conv{i}_bias", conv.bias.detach().cpu().numpy())
+        pads = [1, 1, 1, 1]
+        x = graph.node("Conv", [x, weight, bias], f"conv{i}", kernel_shape=[3, 3], pads=pads)
+        if i < last and shape.activation == "relu":
+            x = graph.node("Relu", [x], f"act{i}")
+        elif i < last:
+            x = graph.node("LeakyRelu", [x], f"act{i}", alpha=LEAKY_SLOPE)
+    return x
+
+
+def _interpolation(graph: _Graph, network: Network, codes: str) -> str:
+    """The skip as `[1, (s*u)^2, height/u, width/u]` phases, in code values."""
+    shape = network.shape
+    if shape.scale == 1:
+        return codes
+    edge = [0, 0, SKIP_RADIUS, SKIP_RADIUS] * 2
+    pads = graph.constant("skip_pads", np.array(edge, np.int64))
+    padded = graph.node("Pad", [codes, pads], "padded", mode="edge")
+    kernel = block_bicubic_kernel(shape.scale, shape.unshuffle).numpy()
+    weight = graph.constant("skip_weight", kernel)
+    size, stride = list(kernel.shape[2:]), [shape.unshuffle] * 2
+    return graph.node("Conv", [padded, weight], "phases", kernel_shape=size, strides=stride)
+
+
+def _shuffle(graph: _Graph, x: str, factor: int, output: str) -> str:
+    if factor == 1:
+        return x
+    return graph.node("DepthToSpace", [x], output, blocksize=factor, mode="CRD")
+
+
+def build_model(network: Network, name: str) -> onnx.ModelProto:
+    """The network as an ONNX model that fulfils the contract above.
+
+    Raises:
+        onnx.checker.ValidationError: the graph is malformed (a bug).
+    """
+    shape, graph = network.shape, _Graph()
+    unit = graph.constant("unit", np.array(PEAK_8BIT, np.float32))
+    peak = graph.constant("peak", np.array(PEAK_8BIT, np.float32))
+    zero = graph.constant("floor", np.array(0, np.float32))
+    codes = graph.node("Cast", ["luma"], "codes", to=TensorProto.FLOAT, name="pixels_in")
+    pixels = graph.node("Div", [codes, unit], "pixels")
+    gain = graph.node("Mul", ["strength", unit], "gain")
+    residual = graph.node("Mul", [_residual(graph, network, pixels), gain], "residual")
+    phases = _interpolation(graph, network, codes)
+    block = shape.scale * shape.unshuffle
+    if shape.scale == 1:
+        summed = graph.node("Add", [phases, _shuffle(graph, residual, block, "detail")], "summed")
+    else:
+        total = graph.node("Add", [phases, residual], "total")
+        summed = _shuffle(graph, total, block, "summed")
+    rounded = graph.node("Round", [summed], "rounded")
+    clipped = graph.node("Clip", [rounded, zero, peak], "clipped")
+    graph.node("Cast", [clipped], "enhanced", to=TensorProto.UINT8, name="pixels_out")
+    return _finish(graph, shape.scale, name)
+
+
+def _finish(graph: _Graph, scale: int, name: str) -> onnx.ModelProto:
+    size = ["height", "width"]
+    out = size if scale == 1 else [f"{scale}*{side}" for side in size]
+    proto = helper.make_graph(
+        graph.nodes,
+        name,
+        [
+            helper.make_tensor_value_info("luma", TensorProto.UINT8, [1, 1, *size]),
+            helper.make_tensor_value_info("strength", TensorProto.FLOAT, [1]),
+        ],
+        [helper.make_tensor_value_info("enhanced", TensorProto.UINT8, [1, 1, *out])],
+        graph.initializers,
+    )
+    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)])
+    model.ir_version = IR_VERSION
+    model.producer_name = "streamer-enhancer"
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def reference(network: Network, luma: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
+    """What the graph must compute, by torch: uint8 `[H,W]` to uint8 `[sH,sW]`."""
+    codes = torch.from_numpy(luma.astype(np.float32))[None, None]
+    with torch.no_grad():
+        residual = network.cpu().residual(codes / PEAK_8BIT) * PEAK_8BIT
+        out = network.interpolate(codes) + strength * residual
+    return out[0, 0].round().clamp(0, PEAK_8BIT).numpy().astype(np.uint8)

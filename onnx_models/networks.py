@@ -1,0 +1,220 @@
+"""Torch definitions: a chain of 3x3 convolutions that adds detail to a bicubic interpolation.
+
+`wW dD uU` reads: pixel-unshuffle(U), conv3x3 to W channels, D times conv3x3 (W to W), conv3x3 to
+(scale * U)^2 channels, pixel-shuffle. The result is a residual over the interpolated input
+(global residual: Kim et al., "Accurate Image Super-Resolution Using Very Deep Convolutional
+Networks", CVPR 2016; sub-pixel output: Shi et al., "Real-Time Single Image and Video
+Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network", CVPR 2016).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from onnx_models.kernels import CUBIC_RADIUS, phase_taps
+
+Activation = Literal["relu", "leaky"]
+LEAKY_SLOPE = 0.1
+SKIP_RADIUS = CUBIC_RADIUS
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a network looks like; everything needed to build it again."""
+
+    scale: int = 2
+    """Output size over input size: 1 (restore), 2, 3 or 4."""
+    width: int = 16
+    """Channels between the first and the last convolution."""
+    depth: int = 2
+    """Number of width-to-width convolutions."""
+    unshuffle: int = 1
+    """Space-to-depth factor in front; input sizes must be multiples of it."""
+    activation: Activation = "relu"
+    """After every convolution but the last."""
+
+    def __post_init__(self) -> None:
+        if self.scale not in (1, 2, 3, 4):
+            raise ValueError(f"scale is {self.scale}; allowed: 1, 2, 3, 4")
+        if self.activation not in ("relu", "leaky"):
+            raise ValueError(f"activation is {self.activation!r}; allowed: 'relu', 'leaky'")
+        for field, lowest in (("width", 1), ("depth", 0), ("unshuffle", 1)):
+            if getattr(self, field) < lowest:
+                raise ValueError(f"{field} is {getattr(self, field)}; must be at least {lowest}")
+
+    @property
+    def layers(self) -> tuple[tuple[int, int], ...]:
+        """(input channels, output channels) of every 3x3 convolution, first to last."""
+        inner = [(self.width, self.width)] * self.depth
+        first = (self.unshuffle**2, self.width)
+        last = (self.width, (self.scale * self.unshuffle) ** 2)
+        return (first, *inner, last)
+
+    @property
+    def params(self) -> int:
+        """Weights and biases that are learnt."""
+        return sum(9 * c_in * c_out + c_out for c_in, c_out in self.layers)
+
+    @property
+    def macs_per_px(self) -> int:
+        """Multiply-accumulates per input pixel, the interpolation's own taps included."""
+        learnt = sum(9 * c_in * c_out for c_in, c_out in self.layers)
+        taps = (2 * SKIP_RADIUS + 1) ** 2
+        return round(learnt / self.unshuffle**2) + (taps * self.scale**2 if self.scale > 1 else 0)
+
+    @property
+    def halo_px(self) -> int:
+        """Input pixels around a tile that can change its output, a multiple of `unshuffle`."""
+        reach = len(self.layers) * self.unshuffle
+        skip = SKIP_RADIUS if self.scale > 1 else 0
+        return max(reach, math.ceil(skip / self.unshuffle) * self.unshuffle)
+
+    def __str__(self) -> str:
+        tail = "" if self.activation == "relu" else f"-{self.activation}"
+        return f"w{self.width}d{self.depth}u{self.unshuffle}{tail}"
+
+
+def bicubic_kernel(scale: int) -> Tensor:
+    """Bicubic interpolation as a convolution: float32 `[scale^2, 1, 5, 5]`, one kernel a phase.
+
+    Output pixel (scale * y + i, scale * x + j) is kernel `scale * i + j` at input pixel (y, x);
+    half-pixel convention.
+    """
+    rows = torch.from_numpy(phase_taps(scale))
+    kernel = torch.einsum("iy,jx->ijyx", rows, rows)
+    return kernel.reshape(scale**2, 1, *kernel.shape[2:]).float()
+
+
+def block_bicubic_kernel(scale: int, block: int) -> Tensor:
+    """The same interpolation by blocks of input pixels: float32 `[(s*b)^2, 1, b + 4, b + 4]`.
+
+    For a convolution with stride `block`: output channel `(s * b) * i + j` is pixel (i, j) of the
+    `s * b` output pixels of a block, in the order of a pixel-shuffle by `s * b`.
+    """
+    plain = bicubic_kernel(scale).view(scale, scale, 5, 5)
+    side = scale * block
+    kernel = torch.zeros(side, side, block + 4, block + 4)
+    for i, j in itertools.product(range(side), repeat=2):
+        y, x = i // scale, j // scale
+        kernel[i, j, y : y + 5, x : x + 5] = plain[i % scale, j % scale]
+    return kernel.reshape(side**2, 1, block + 4, block + 4)
+
+
+class Conv3x3(nn.Module):
+    """3x3 convolution, zero padding, whose weight is a matrix (the form Muon optimises).
+
+    A layer that keeps the number of channels starts as identity plus noise, so that a deep narrow
+    chain passes its input on from the first step.
+    """
+
+    starts_as_identity = True
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.c_in, self.c_out = c_in, c_out
+        bound = 1 / math.sqrt(9 * c_in)
+        kernel = torch.empty(c_out, c_in, 3, 3).uniform_(-bound, bound)
+        if c_in == c_out and self.starts_as_identity:
+            kernel += nn.init.dirac_(torch.empty_like(kernel))
+        self.matrix = nn.Parameter(kernel.reshape(c_out, 9 * c_in))
+        self.bias = nn.Parameter(torch.zeros(c_out))
+
+    def kernel(self) -> Tensor:
+        """The weight as `[c_out, c_in, 3, 3]`, every branch collapsed into it."""
+        return self.matrix.view(self.c_out, self.c_in, 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.kernel(), self.bias, padding=1)
+
+
+class RepConv3x3(Conv3x3):
+    """3x3 convolution trained as a sum of branches that are collapsed in weight space each step.
+
+    Branches after Zhang et al., "Edge-oriented Convolution Block for Real-time Super Resolution
+    on Mobile Devices" (ECBSR), ACM MM 2021: plain, 1x1 expansion then 3x3, Sobel and Laplace
+    filters behind a 1x1, identity. Collapsing the weights instead of running the branches costs
+    no activations.
+    """
+
+    starts_as_identity = False  # a branch of its own
+    edges: Tensor
+    identity: Tensor
+
+    def __init__(self, c_in: int, c_out: int, expand: int = 2) -> None:
+        super().__init__(c_in, c_out)
+        inner = expand * max(c_in, c_out)
+        self.squeeze = nn.Parameter(torch.randn(inner, c_in) * 0.5 / math.sqrt(c_in))
+        self.expand = nn.Parameter(torch.randn(c_out, 9 * inner) * 0.5 / math.sqrt(9 * inner))
+        self.edge_mix = nn.Parameter(torch.randn(3, c_out * c_in) * 1e-2)
+        sobel = torch.tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]) / 4
+        laplace = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]) / 4
+        self.register_buffer("edges", torch.stack([sobel, sobel.t(), laplace]))
+        identity = torch.zeros(c_out, c_in, 3, 3)
+        if c_in == c_out:
+            identity[range(c_out), range(c_in), 1, 1] = 1.0
+        self.register_buffer("identity", identity)
+
+    def kernel(self) -> Tensor:
+        wide = self.expand.view(self.c_out, -1, 3, 3)
+        mix = self.edge_mix.view(3, self.c_out, self.c_in)
+        branches = torch.einsum("omyx,mi->oiyx", wide, self.squeeze)
+        edges = torch.einsum("koi,kyx->oiyx", mix, self.edges)
+        return super().kernel() + branches + edges + self.identity
+
+
+class Network(nn.Module):
+    """`output = interpolation + strength * residual`, on luma.
+
+    Args:
+        shape: what to build.
+        reparam: train with `RepConv3x3`; the function computed is the same kind.
+    """
+
+    skip: Tensor
+
+    def __init__(self, shape: Shape, *, reparam: bool = False) -> None:
+        super().__init__()
+        self.shape = shape
+        conv = RepConv3x3 if reparam else Conv3x3
+        self.layers = [conv(c_in, c_out) for c_in, c_out in shape.layers]
+        self.convs = nn.ModuleList(self.layers)
+        self.register_buffer("skip", bicubic_kernel(shape.scale), persistent=False)
+        with torch.no_grad():  # start close to the interpolation
+            for parameter in self.layers[-1].parameters():
+                parameter.mul_(0.1)
+
+    def interpolate(self, luma: Tensor) -> Tensor:
+        """Bicubic interpolation with replicated borders: `[N,1,H,W]` to `[N,1,sH,sW]`."""
+        if self.shape.scale == 1:
+            return luma
+        padded = functional.pad(luma, (SKIP_RADIUS,) * 4, mode="replicate")
+        return functional.pixel_shuffle(functional.conv2d(padded, self.skip), self.shape.scale)
+
+    def residual(self, luma: Tensor) -> Tensor:
+        """What the network adds at strength 1: `[N,1,H,W]` to `[N,1,sH,sW]`."""
+        x = functional.pixel_unshuffle(luma, self.shape.unshuffle)
+        *inner, last = self.layers
+        for conv in inner:
+            x = conv(x)
+            x = functional.relu(x) if self.shape.activation == "relu" else functional.leaky_relu(x, LEAKY_SLOPE)
+        out: Tensor = last(x)
+        return functional.pixel_shuffle(out, self.shape.scale * self.shape.unshuffle)
+
+    def forward(self, luma: Tensor, strength: float = 1.0) -> Tensor:
+        """Enhance a batch.
+
+        Args:
+            luma: float32 `[N,1,H,W]`, 0..1 over the code values; H and W multiples of `unshuffle`.
+            strength: 0 is the interpolation, 1 the network.
+
+        Returns:
+            float32 `[N,1,scale*H,scale*W]`, not clipped.
+        """
+        return self.interpolate(luma) + strength * self.residual(luma)

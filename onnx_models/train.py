@@ -1,0 +1,283 @@
+"""Training: one loop. Every step is a function of the seed and its number, so a resumed run sees
+the same batches as one that was never interrupted.
+
+Muon: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024
+(`torch.optim.Muon`); the kernels are its matrices, one row an output channel.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import operator
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from onnx_models.checkpoint import Checkpoint, load_checkpoint
+from onnx_models.config import load_config
+from onnx_models.errors import TrainingError
+from onnx_models.networks import Network
+from onnx_models.pool import Patches, make_pool
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from onnx_models.config import Config, TrainPlan
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.jsonl"
+SHAVE_PX = 8
+VALIDATION_PATCHES = 320
+
+
+def rate_factor(plan: TrainPlan, step: int) -> float:
+    """Learning rate relative to its base: linear warm-up, constant, linear decay."""
+    warm = min(1.0, (step + 1) / max(1, plan.warmup_steps))
+    start = plan.steps * (1 - plan.decay_share)
+    fallen = max(0.0, (step - start) / max(1.0, plan.steps - start))
+    return warm * (1 - fallen * (1 - plan.final_rate))
+
+
+def make_optimisers(network: Network, plan: TrainPlan) -> list[torch.optim.Optimizer]:
+    """Optimisers whose groups carry their base rate as `base`."""
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    optimisers: list[torch.optim.Optimizer] = []
+    if plan.optimiser == "muon":
+        muon = torch.optim.Muon(matrices, lr=plan.matrix_rate, weight_decay=0.0, momentum=0.95)
+        optimisers.append(muon)
+    else:
+        others += matrices
+    adam = torch.optim.AdamW(others, lr=plan.rate, betas=(0.9, 0.99), weight_decay=0.0)
+    optimisers.append(adam)
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["base"] = group["lr"]
+    return optimisers
+
+
+def make_batch(patches: Patches, config: Config, step: int, device: str) -> tuple[Tensor, Tensor]:
+    """Random crops, flipped and transposed: float32 `[B,1,c,c]` and `[B,1,s*c,s*c]`, 0..1."""
+    plan, scale = config.train, config.shape.scale
+    rng = np.random.default_rng([config.seed, step])
+    side = plan.crop_px
+    lows = np.empty((plan.batch, 1, side, side), np.uint8)
+    highs = np.empty((plan.batch, 1, side * scale, side * scale), np.uint8)
+    for b in range(plan.batch):
+        low, high = patches.pair(int(rng.integers(len(patches))))
+        y, x = rng.integers(low.shape[0] - side + 1, size=2)
+        low = low[y : y + side, x : x + side]
+        high = high[y * scale : (y + side) * scale, x * scale : (x + side) * scale]
+        vertical, horizontal, transpose = rng.integers(2, size=3)
+        step_y, step_x = 1 - 2 * int(vertical), 1 - 2 * int(horizontal)
+        low, high = low[::step_y, ::step_x], high[::step_y, ::step_x]
+        lows[b, 0], highs[b, 0] = (low.T, high.T) if transpose else (low, high)
+    low_codes, high_codes = (torch.from_numpy(codes).to(device) for codes in (lows, highs))
+    return low_codes.float() / 255, high_codes.float() / 255
+
+
+def _psnr(out: Tensor, target: Tensor) -> Tensor:
+    """PSNR of each picture of a batch after rounding to 8 bits, borders shaved."""
+    error = (out * 255).round().clamp(0, 255) - target
+    inner = error[..., SHAVE_PX:-SHAVE_PX, SHAVE_PX:-SHAVE_PX]
+    mse = inner.square().mean(dim=(1, 2, 3)).clamp_min(1e-4)
+    return 10 * torch.log10(255**2 / mse)
+
+
+@torch.no_grad()
+def validate(network: Network, patches: Patches, device: str) -> tuple[float, float]:
+    """Mean PSNR in dB over validation patches: (network, interpolation)."""
+    network.eval()
+    step = max(1, len(patches) // VALIDATION_PATCHES)
+    totals, count = [0.0, 0.0], 0
+    for index in range(0, len(patches), step):
+        low, high = (np.array(p, np.float32)[None, None] for p in patches.pair(index))
+        x = torch.from_numpy(low).to(device) / 255
+        target = torch.from_numpy(high).to(device)
+        totals[0] += float(_psnr(network(x), target).sum())
+        totals[1] += float(_psnr(network.interpolate(x), target).sum())
+        count += 1
+    return totals[0] / count, totals[1] / count
+
+
+LOSS_UNIT = 0.02
+"""Typical l1 error; keeps the losses of one magnitude."""
+
+
+def loss_of(kind: str, out: Tensor, target: Tensor, interpolated: Tensor) -> Tensor:
+    """Mean loss over a batch; `TrainPlan.loss` says what the kinds are.
+
+    The relative kinds count a soft clean picture as much as a busy one, as a mean of PSNR does.
+    """
+    if kind == "l1":
+        return functional.l1_loss(out, target)
+    if kind == "relative":
+        own = (interpolated - target).abs().mean(dim=(1, 2, 3)).detach() + 0.1 * LOSS_UNIT
+        return LOSS_UNIT * ((out - target).abs().mean(dim=(1, 2, 3)) / own).mean()
+    square = (out - target).square().mean(dim=(1, 2, 3)) + 1e-6
+    return LOSS_UNIT * square.log().mean() / 2
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how a training runs; nothing here changes what is learnt."""
+
+    device: str = "cpu"
+    """What torch takes: "cpu", "cuda", ..."""
+    jobs: int = 1
+    """Processes that generate the pool."""
+    pool_dir: Path | None = None
+    """Where the pool lies, to share one between trainings; default: the training's folder."""
+    threads: int | None = None
+    """Of torch on the CPU; default: torch decides."""
+
+
+HERE = Place()
+
+
+class Trainer:
+    """One training in one folder: pool, checkpoint and log lie there.
+
+    Args:
+        config: what to train.
+        data: folders of photographs and clips.
+        out: where everything goes; a checkpoint found there is continued.
+        start_from: a checkpoint whose averaged weights are the beginning of a new training.
+        place: where and how it runs.
+
+    Raises:
+        TrainingError: data, configuration or checkpoint cannot serve, or training fails to learn.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        data: Sequence[Path],
+        out: Path,
+        start_from: Path | None = None,
+        place: Place = HERE,
+    ) -> None:
+        if config.train.crop_px > config.pool.patch_px:
+            raise TrainingError(
+                f"[train] crop_px {config.train.crop_px} exceeds [pool] patch_px {config.pool.patch_px}; lower it"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        if place.threads:
+            torch.set_num_threads(place.threads)
+        self.config, self.out, self.device = config, out, place.device
+        self.patches, self.held_out = make_pool(config.recipe, data, place.pool_dir or out, place.jobs)
+        torch.manual_seed(config.seed)
+        self.network = Network(config.shape, reparam=config.train.reparam).to(place.device)
+        self.ema = copy.deepcopy(self.network)
+        self.optimisers = make_optimisers(self.network, config.train)
+        self.step, self.minutes = 0, 0.0
+        if (out / CHECKPOINT).exists():
+            self._resume(load_checkpoint(out / CHECKPOINT))
+        elif start_from is not None:
+            state = load_checkpoint(start_from).ema
+            self.network.load_state_dict(state)
+            self.ema.load_state_dict(state)
+
+    def _resume(self, saved: Checkpoint) -> None:
+        for what in ("shape", "train.optimiser", "train.reparam"):
+            found, wanted = (operator.attrgetter(what)(config) for config in (saved.config, self.config))
+            if found != wanted:
+                raise TrainingError(
+                    f"{self.out / CHECKPOINT} was trained with {what} {found}, the configuration asks for {wanted}; "
+                    "give another --out"
+                )
+        self.network.load_state_dict(saved.network)
+        self.ema.load_state_dict(saved.ema)
+        for optimiser, state in zip(self.optimisers, saved.optimisers, strict=True):
+            base = [group["base"] for group in optimiser.param_groups]
+            optimiser.load_state_dict(state)
+            for group, rate in zip(optimiser.param_groups, base, strict=True):
+                group["base"] = rate
+        self.step, self.minutes = saved.step, saved.minutes
+
+    def _save(self) -> None:
+        states = [optimiser.state_dict() for optimiser in self.optimisers]
+        network, ema = self.network.state_dict(), self.ema.state_dict()
+        saved = Checkpoint(self.config, self.step, self.minutes, network, ema, states)
+        saved.save(self.out / CHECKPOINT)
+
+    def _log(self, **entry: object) -> None:
+        with (self.out / LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps({"step": self.step, **entry}) + "\n")
+
+    def _update(self) -> float:
+        """One optimisation step; returns the loss."""
+        plan = self.config.train
+        low, high = make_batch(self.patches, self.config, self.step, self.device)
+        interpolated = self.network.interpolate(low)
+        out = interpolated + self.network.residual(low)
+        loss = loss_of(plan.loss, out, high, interpolated)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), plan.clip_norm)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["base"] * rate_factor(plan, self.step)
+            optimiser.step()
+        keep = min(plan.ema, (self.step + 1) / (self.step + 20))
+        with torch.no_grad():
+            averaged: list[Tensor] = list(self.ema.parameters())
+            current: list[Tensor] = list(self.network.parameters())
+            torch._foreach_lerp_(averaged, current, 1 - keep)
+        self.step += 1
+        return loss.item()
+
+    def _validate(self) -> None:
+        """Log validation and save; stop a training that does not learn."""
+        psnr, interpolation = validate(self.ema, self.held_out, self.device)
+        gain = psnr - interpolation
+        self._log(
+            validation_db=round(psnr, 4),
+            interpolation_db=round(interpolation, 4),
+            gain_db=round(gain, 4),
+            minutes=round(self.minutes, 2),
+        )
+        if self.step >= self.config.train.assert_after and not gain > 0:
+            raise TrainingError(
+                f"after {self.step} steps validation is {psnr:.2f} dB, the interpolation "
+                f"{interpolation:.2f} dB: the network has not learnt to help. Lower the rates or "
+                "check the data"
+            )
+        self._save()
+
+    def run(self) -> Path:
+        """Train to the last step; returns the checkpoint's path."""
+        plan = self.config.train
+        started, total, count = time.monotonic_ns(), 0.0, 0
+        while self.step < plan.steps:
+            loss = self._update()
+            total, count = total + loss, count + 1
+            if not math.isfinite(loss):
+                raise TrainingError(f"the loss is {loss} at step {self.step}; lower the rates")
+            if self.step % plan.log_every == 0 or self.step == plan.steps:
+                now = time.monotonic_ns()
+                self.minutes += (now - started) / 60e9
+                speed = count * plan.batch * 1e9 / (now - started)
+                self._log(loss=round(total / count, 6), patches_per_s=round(speed, 1))
+                started, total, count = now, 0.0, 0
+            if self.step % plan.validate_every == 0 or self.step == plan.steps:
+                self._validate()
+                started = time.monotonic_ns() if count == 0 else started
+        return self.out / CHECKPOINT
+
+
+def command(args: argparse.Namespace) -> str:
+    """`train`: returns the checkpoint's path."""
+    place = Place(args.device, args.jobs, args.pool, args.threads)
+    trainer = Trainer(load_config(args.config), args.data, args.out, args.start_from, place)
+    return str(trainer.run())

@@ -173,7 +173,8 @@ def _probe_gpu(name: str, module: str, distributions: tuple[str, ...]) -> Engine
     package = f"the package {name} is {'' if installed else 'not '}installed"
     driver = f"{'an' if _has_nvidia_driver() else 'no'} NVIDIA driver was found"
     reason = (
-        f"this version of streamer-enhancer has no {name} engine yet ({package}, {driver}); use openvino or onnxruntime"
+        f"this version of streamer-enhancer has no {name} engine yet, so there is nothing to install for it; "
+        f"use openvino or onnxruntime (here, {package} and {driver})"
     )
     return EngineRow(name, False, reason, _version(distributions) if installed else None)
 

@@ -30,6 +30,25 @@ app.add_typer(engines_app, name="engines")
 INTERRUPTED = 130
 
 
+_TIME = "seconds, or 1:23:45.6"
+
+
+def _seconds(text: str) -> float:
+    """A time as people write it: seconds, minutes:seconds or hours:minutes:seconds."""
+    total = 0.0
+    for part in str(text).split(":"):
+        total = 60 * total + float(part)
+    return total
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from streamer import __version__
+
+        typer.echo(f"streamer-enhancer {__version__}")
+        raise typer.Exit
+
+
 class LogLevel(StrEnum):
     debug = "debug"
     info = "info"
@@ -40,15 +59,27 @@ class LogLevel(StrEnum):
 LogLevelOption = Annotated[LogLevel, typer.Option("--log-level", help="How much to say on standard error.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON summary on standard output.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
+VersionOption = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it and exit.")]
 ModelOption = Annotated[str, typer.Option(help="A model's name, auto, or none (transcode only).")]
 EngineOption = Annotated[str, typer.Option(help="auto, openvino, onnxruntime, tensorrt or tensorrt-rtx.")]
 StrengthOption = Annotated[float, typer.Option(help="0 interpolates, 1 is the network, up to 1.5 exaggerates.")]
 
 
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it and exit.")
+    ] = False,
+) -> None:
+    """Enhance video with small neural networks, in real time."""
+
+
 @app.command()
 def enhance(
-    input: Annotated[str, typer.Argument(metavar="INPUT", help="A file, image, frames/%05d.png or test:")],
-    outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT...", help="Files, images, frames/%05d.png or null:")],
+    input: Annotated[str, typer.Argument(metavar="INPUT", help="A file, image, frames/%05d.png, or test: (a pattern)")],
+    outputs: Annotated[
+        list[str], typer.Argument(metavar="OUTPUT...", help="Files, images, frames/%05d.png, or null: (nothing)")
+    ],
     model: ModelOption = "auto",
     scale: Annotated[int | None, typer.Option(help="How much larger; picks the model.")] = None,
     strength: StrengthOption = 1.0,
@@ -60,8 +91,11 @@ def enhance(
     crf: Annotated[float | None, typer.Option(help="Constant quality; smaller is better (h264: 18).")] = None,
     preset: Annotated[str | None, typer.Option(help="The encoder's speed, e.g. ultrafast or medium.")] = None,
     pix_fmt: Annotated[str | None, typer.Option(help="Stored pixel format; default: the input's.")] = None,
-    start: Annotated[float, typer.Option(help="Skip this many seconds.")] = 0.0,
-    duration: Annotated[float | None, typer.Option(help="Stop after this many seconds.")] = None,
+    start: Annotated[float, typer.Option(parser=_seconds, metavar="TIME", help=f"Begin there: {_TIME}.")] = 0.0,
+    duration: Annotated[
+        float | None, typer.Option(parser=_seconds, metavar="TIME", help=f"Take this much: {_TIME}.")
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Frame rate of a numbered sequence (25).")] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.warning,
@@ -85,6 +119,7 @@ def enhance(
             pix_fmt=pix_fmt,
             start=start,
             duration=duration,
+            fps=fps,
             force=force,
             on_progress=on_progress,
         )
@@ -166,8 +201,13 @@ def models_show(name: Annotated[str, typer.Argument(help="The model's name.")]) 
             typer.echo(f"{key:12} {getattr(card, key)}")
         for key in ("licence", "origin", "train_data", "limits"):
             typer.echo(f"{key:12} {getattr(card, key)}")
+        protocol = ("", "")
         for metric in card.metrics:
-            typer.echo(f"{'metric':12} {metric.name}: {metric.value:g} {metric.unit} ({metric.set}; {metric.protocol})")
+            common, _, condition = metric.protocol.rpartition("; ")
+            if (metric.set, common) != protocol:
+                protocol = (metric.set, common)
+                typer.echo(f"\nmeasured on {metric.set}: {common}")
+            typer.echo(f"  {condition:28} {metric.name}: {metric.value:g} {metric.unit}")
 
     _guarded(run, LogLevel.warning)
 
@@ -226,11 +266,13 @@ def _report(summary: Summary, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(summary.as_dict()))
         return
-    how = "interrupted after" if summary.interrupted else "enhanced"
-    typer.echo(
-        f"{how} {summary.frames} frames, {summary.source_size} to {summary.output_size}, with {summary.model} on "
-        f"{summary.engine}: {summary.fps:.1f} frames/s, {summary.speed:.2f}x real time"
-    )
+    how = "interrupted after" if summary.interrupted else "enhanced" if summary.model != "none" else "copied"
+    frames = "1 frame" if summary.frames == 1 else f"{summary.frames} frames"
+    by = f" with {summary.model} on {summary.engine}" if summary.model != "none" else ""
+    typer.echo(f"{how} {frames}, {summary.source_size} to {summary.output_size}{by}, in {summary.elapsed_s:.1f} s")
+    if summary.frames > 1:
+        speed = f"{summary.fps:.1f} frames/s, {summary.speed:.2f}x real time"
+        typer.echo(f"speed: {speed}, after {summary.start_s:.1f} s to start")
     for output in summary.outputs:
         typer.echo(f"written: {output}")
 

@@ -198,8 +198,8 @@ def _check_comparable(reference: VideoFormat, distorted: VideoFormat, notes: _No
     width, height = reference.width, reference.height
     if (width, height) != (distorted.width, distorted.height):
         raise UsageError(
-            f"can't compare {width}x{height} with {distorted.width}x{distorted.height}: give two of one size, for "
-            f"instance the distorted one enlarged by ffmpeg -i FILE -vf scale={width}:{height}:flags=bicubic"
+            f"can't compare {width}x{height} with {distorted.width}x{distorted.height}: give an original and a result "
+            "of one size. To judge an upscaler, reduce the original, enhance that, and compare it with the original"
         )
     if min(width, height) < WINDOW_PX:
         raise UsageError(f"can't compare pictures of {width}x{height}: SSIM needs {WINDOW_PX}x{WINDOW_PX} or more")

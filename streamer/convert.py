@@ -122,6 +122,20 @@ def to_planar(picture: av.VideoFrame, target: VideoFormat) -> av.VideoFrame:
     return reformatted(picture, VideoFormat(picture.width, picture.height, picture.format.name, color), target)
 
 
+def converted_planes(picture: av.VideoFrame, target: VideoFormat) -> tuple[Plane, ...]:
+    """The planes of `picture` in the size, pixel format, matrix and range of `target`; read-only."""
+    if not (picture.format.is_rgb and target.pix_fmt == "yuv444p" and target.color.range == FULL):
+        return planes_of(to_planar(picture, target), target.layout)
+    # libswscale's own 8-bit result is half a code too low in chroma: take its 16-bit one and round that.
+    deep = replace(target, pix_fmt="yuv444p16le")
+    luma, *chroma = planes_of(to_planar(picture, deep), deep.layout)
+    planes = [np.rint(luma / 257), *(np.rint((plane - 32768.0) / 257) + 128 for plane in chroma)]
+    rounded = tuple(np.clip(plane, 0, 255).astype(np.uint8) for plane in planes)
+    for plane in rounded:
+        plane.flags.writeable = False
+    return rounded
+
+
 def reformatted(picture: av.VideoFrame, source: VideoFormat, target: VideoFormat) -> av.VideoFrame:
     """`picture`, which is of format `source`, as `target`: size, pixel format, matrix and range, through libswscale."""
     matrices = matrix_of(source), matrix_of(target)
@@ -165,7 +179,10 @@ def chroma_location(container: Any, index: int) -> str:
 
 def side_data(picture: av.VideoFrame) -> dict[str, bytes]:
     """The side data of a picture by FFmpeg's name of its type."""
-    items: Any = picture.side_data
+    try:
+        items: Any = picture.side_data
+    except ValueError:
+        return {}  # a type that PyAV doesn't know yet, such as EXIF in 18
     # By number: iteration gives items in PyAV 18 and their types in 19.
     found = [items[index] for index in range(len(items))]
     return {item.type.name: bytes(item) for item in found}

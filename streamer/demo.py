@@ -30,7 +30,7 @@ def run(folder: Path, *, engine: str = "auto", on_progress: Callable[[Progress],
         raise SinkError(f"can't create the folder {folder}: {reason_of(error)}; choose another --folder") from error
     enhanced = folder / "book-x2.mp4"
     with resources.as_file(resources.files("streamer") / "samples" / "book.mkv") as clip:
-        summary = enhance(clip, enhanced, engine=engine, preset="superfast", force=True, on_progress=on_progress)
+        summary = enhance(clip, enhanced, engine=engine, preset="ultrafast", force=True, on_progress=on_progress)
         before, after = _picture(clip), _picture(enhanced)
     _save(_side_by_side(before, after), folder / "before-after.png")
     return summary

@@ -32,21 +32,26 @@ _PATIENCE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a job is: frames delivered of `total` (None = unknown), media time in seconds, frames per second."""
+    """How far a job is: frames delivered of `total` (None = unknown), media time, and time since the job began.
+
+    `start_s` of `elapsed_s` passed until the first frame was delivered: opening the files, the engine and the encoder.
+    """
 
     frames: int
     total: int | None
     time_s: float
     elapsed_s: float
+    start_s: float
 
     @property
     def fps(self) -> float:
-        return self.frames / self.elapsed_s if self.elapsed_s > 0 else 0.0
+        """Frames per second since the first one."""
+        return (self.frames - 1) / (self.elapsed_s - self.start_s) if self.elapsed_s > self.start_s else 0.0
 
     @property
     def speed(self) -> float:
-        """Media seconds per second of work; 1 is real time."""
-        return self.time_s / self.elapsed_s if self.elapsed_s > 0 else 0.0
+        """Media seconds per second of work since the first frame; 1 is real time."""
+        return self.fps * self.time_s / self.frames if self.frames else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +67,12 @@ class Summary:
     frames: int
     media_s: float
     elapsed_s: float
+    start_s: float
+    """Of `elapsed_s`, until the first frame was delivered: opening the files, the engine and the encoder."""
     fps: float
+    """Frames per second after that."""
     speed: float
-    """Media seconds per second of work; 1 is real time."""
+    """Media seconds per second after that; 1 is real time."""
     interrupted: bool = False
     notes: tuple[str, ...] = ()
     stats: dict[str, Any] = field(default_factory=dict)
@@ -88,16 +96,18 @@ def enhance(
     pix_fmt: str | None = None,
     start: float = 0,
     duration: float | None = None,
+    fps: float | None = None,
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
     """Enhances a file, image or numbered sequence into one or several outputs.
 
     `model` is a card's name, "auto" (the first upscaler of `scale`, default 2) or "none" (transcode only);
-    `start` and `duration` are seconds. `on_progress` is called after every frame on the pipeline's deliver thread.
-    On KeyboardInterrupt the outputs are finished with the frames so far; the summary is then the exception's `summary`
-    attribute. Raises StreamerError (UsageError for bad arguments) or EngineError; then no output is left behind, but
-    if the input fails on the way, the outputs are finished with the frames before.
+    `start` and `duration` are seconds, `fps` is the frame rate of a numbered sequence. `on_progress` is called after
+    every frame on the pipeline's deliver thread. On KeyboardInterrupt the outputs are finished with the frames so far;
+    the summary is then the exception's `summary` attribute. Raises StreamerError (UsageError for bad arguments),
+    CardError or EngineError; then no output is left behind, but if the input fails on the way, the outputs are finished
+    with the frames before.
     """
     targets = [outputs] if isinstance(outputs, (str, bytes, os.PathLike)) else list(outputs)
     names = [os.fsdecode(target) for target in targets]
@@ -105,7 +115,12 @@ def enhance(
     _check_names(source_name, names)
     check_strength(strength)
     settings = EncoderSettings(codec, crf, preset, pix_fmt)
-    source = make_source(source_name, start=_seconds("start", start), duration=_seconds("duration", duration))
+    source = make_source(
+        source_name,
+        start=_exact("start", start),
+        duration=_exact("duration", duration),
+        rate=_exact("fps", fps),
+    )
     card = choose_model(model, scale)
     stages: list[Stage] = []
     if card is not None:
@@ -130,11 +145,11 @@ def enhance(
     return summary
 
 
-def _seconds(option: str, value: float | None) -> Fraction | None:
+def _exact(option: str, value: float | None) -> Fraction | None:
     if value is None:
         return None
     if not math.isfinite(value):
-        raise UsageError(f"--{option} {value} is not a number of seconds")
+        raise UsageError(f"--{option} {value} is not a number that makes sense")
     return Fraction(value).limit_denominator(1_000_000)
 
 
@@ -208,7 +223,7 @@ class _Run:
     def __init__(self, source: Source, on_progress: Callable[[Progress], None] | None) -> None:
         self._source = source
         self._on_progress = on_progress
-        self._started_ns = time.monotonic_ns()
+        self._started_ns = self._first_ns = time.monotonic_ns()
         self.frames = 0
         self._media_time = Fraction(0)
         self._size = ""
@@ -216,11 +231,16 @@ class _Run:
     def on_frame(self, frame: Frame) -> None:
         self.frames += 1
         self._media_time += frame.duration * frame.time_base
+        if self.frames == 1:
+            self._first_ns = time.monotonic_ns()
         self._size = f"{frame.format.width}x{frame.format.height}"
         if self._on_progress is not None:
-            elapsed_s = (time.monotonic_ns() - self._started_ns) / 1e9
-            total = self._source.frames_total
-            self._on_progress(Progress(self.frames, total, float(self._media_time), elapsed_s))
+            self._on_progress(self._progress())
+
+    def _progress(self) -> Progress:
+        elapsed_s = (time.monotonic_ns() - self._started_ns) / 1e9
+        start_s = (self._first_ns - self._started_ns) / 1e9
+        return Progress(self.frames, self._source.frames_total, float(self._media_time), elapsed_s, start_s)
 
     def summary(
         self,
@@ -233,7 +253,7 @@ class _Run:
         *,
         interrupted: bool,
     ) -> Summary:
-        elapsed_s = (time.monotonic_ns() - self._started_ns) / 1e9
+        progress = self._progress()
         engine = next((stage.engine_name for stage in stages if isinstance(stage, EnhanceStage)), "none")
         format = self._source.format if self.frames else None
         return Summary(
@@ -244,10 +264,11 @@ class _Run:
             source_size=f"{format.width}x{format.height}" if format else "",
             output_size=self._size,
             frames=self.frames,
-            media_s=round(float(self._media_time), 3),
-            elapsed_s=round(elapsed_s, 3),
-            fps=round(self.frames / elapsed_s, 2),
-            speed=round(float(self._media_time) / elapsed_s, 3),
+            media_s=round(progress.time_s, 3),
+            elapsed_s=round(progress.elapsed_s, 3),
+            start_s=round(progress.start_s, 3),
+            fps=round(progress.fps, 2),
+            speed=round(progress.speed, 3),
             interrupted=interrupted,
             notes=tuple(notes),
             stats=pipeline.stats.summary(),

@@ -43,8 +43,14 @@ def test_enhance_prints_one_json_summary(clip: Path, tmp_path: Path) -> None:
 def test_enhance_says_what_it_did_and_where(clip: Path, tmp_path: Path) -> None:
     done = run("enhance", clip, tmp_path / "out.mkv", "null:", "--codec", "ffv1", "--model", "none")
     assert done.returncode == 0, done.stderr
-    assert "enhanced 12 frames, 64x48 to 64x48" in done.stdout
+    assert "copied 12 frames, 64x48 to 64x48" in done.stdout
     assert str(tmp_path / "out.mkv") in done.stdout
+
+
+def test_times_as_people_write_them(clip: Path, tmp_path: Path) -> None:
+    done = run("enhance", clip, tmp_path / "out.mkv", "--start", "0:00.2", "--duration", "0:00:00.08", "--json")
+    assert json.loads(done.stdout)["frames"] == 2
+    assert run("enhance", clip, tmp_path / "b.mkv", "--start", "soon").returncode == 2
 
 
 def test_failure_is_1_and_bad_usage_2_without_a_traceback(clip: Path, tmp_path: Path) -> None:
@@ -146,8 +152,9 @@ def test_the_demo_writes_a_video_and_a_picture(tmp_path: Path) -> None:
         (("doctor",), ("openvino", "tensorrt", "upscale-x2-nano: ok", "h264")),
         (("engines", "list"), ("yes  openvino", "no   tensorrt", "auto chooses:")),
         (("models", "list"), ("upscale-x2-nano",)),
-        (("models", "show", "upscale-x2-nano"), ("sha256", "licence", "metric")),
+        (("models", "show", "upscale-x2-nano"), ("sha256", "licence", "PSNR-Y gain over Lanczos")),
         (("models", "verify"), ("upscale-x2-nano: ok",)),
+        (("--version",), (streamer.__version__,)),
         (("--help",), ("enhance", "demo", "doctor", "compare")),
     ],
 )

@@ -508,3 +508,30 @@ def test_streams_that_a_container_keeps_as_something_else_are_said(tmp_path: Pat
 def test_raw_video_is_written_although_it_cannot_be_read_back(tmp_path: Path) -> None:
     streamer.enhance(Clip(frames=2).write(tmp_path / "in.mp4"), tmp_path / "out.yuv", model="none")
     assert (tmp_path / "out.yuv").stat().st_size == 2 * 64 * 48 * 3 // 2
+
+
+def test_rgb_pictures_have_no_cast(tmp_path: Path) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    with av.open(str(tmp_path / "in.png"), "w", format="image2", options={"update": "1"}) as out:
+        stream = out.add_stream("png", width=64, height=64, pix_fmt="rgb24")
+        out.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, "rgb24")))
+    streamer.enhance(tmp_path / "in.png", tmp_path / "out.png", model="none")
+    difference = decoded(tmp_path / "out.png")[0].to_ndarray(format="rgb24").astype(int) - rgb
+    assert np.abs(difference.mean(axis=(0, 1))).max() < 0.1
+    assert np.abs(difference).max() <= 2
+
+
+def test_a_photo_with_exif(tmp_path: Path) -> None:
+    source = Clip(32, 32, frames=1, codec="mjpeg", pix_fmt="yuvj420p", options={}).write(tmp_path / "plain.jpg")
+    jpeg = source.read_bytes()
+    tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6
+    exif = b"Exif\0\0" + tiff
+    (tmp_path / "photo.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2) + exif + jpeg[2:])
+    streamer.enhance(tmp_path / "photo.jpg", tmp_path / "out.png")
+    assert decoded(tmp_path / "out.png")[0].width == 64
+
+
+def test_a_sequence_has_the_rate_asked_for(tmp_path: Path) -> None:
+    streamer.enhance(Clip(frames=4).write(tmp_path / "in.mp4"), tmp_path / "g%d.png", model="none")
+    transcode(tmp_path / "g%d.png", tmp_path / "out.mkv", fps=10)
+    assert times(tmp_path / "out.mkv") == [Fraction(k, 10) for k in range(4)]

@@ -35,7 +35,7 @@ def test_the_models_table_is_that_of_the_cards(card: ModelCard) -> None:
 
 def test_every_option_named_exists() -> None:
     source = (Path(__file__).parent.parent / "streamer" / "cli.py").read_text()
-    for option in set(re.findall(r"(?<![\w|-])--([a-z][a-z-]+)", README)) - {"data"}  # an option of the training:
+    for option in set(re.findall(r"(?<![\w|-])--([a-z][a-z-]+)", README)) - {"data"}:  # an option of the training
         assert f"--{option}" in source or re.search(rf"\b{option.replace('-', '_')}: ", source), option
 
 

@@ -91,7 +91,11 @@ ENCODERS = {
 
 CODECS = {
     "h264": ("libx264", "libopenh264"),
+    "avc": ("libx264", "libopenh264"),
+    "x264": ("libx264",),
     "hevc": ("libx265",),
+    "h265": ("libx265",),
+    "x265": ("libx265",),
     "av1": ("libsvtav1", "libaom-av1"),
     "vp9": ("libvpx-vp9",),
     "ffv1": ("ffv1",),

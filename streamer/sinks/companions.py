@@ -23,6 +23,9 @@ _TECHNICAL_TAGS = re.compile(
 )
 
 
+_UNSET_TIME = "1970-01-01T00:00:00"
+
+
 class Companions:
     """The copied streams of one output container, all moved in time by `shift_s` seconds.
 
@@ -69,7 +72,11 @@ class Companions:
 
 def own_tags(metadata: Mapping[str, str]) -> dict[str, str]:
     """The tags that say something of the content, without those that describe the file they came in."""
-    return {key: value for key, value in metadata.items() if not _TECHNICAL_TAGS.fullmatch(key)}
+    return {
+        key: value
+        for key, value in metadata.items()
+        if not _TECHNICAL_TAGS.fullmatch(key) and not (key == "creation_time" and value.startswith(_UNSET_TIME))
+    }
 
 
 def _kind(stream: Any) -> str:

@@ -105,7 +105,7 @@ class MediaSink:
         self._stream = stream
         if format.mastering and not carries_mastering(encoder.name):
             self.notes.say(f"{encoder.name} can't carry the HDR mastering metadata; it is lost")
-        if self._fitter.is_lossy:
+        if self._fitter.is_lossy and self._settings.pix_fmt is None:
             self.notes.say(f"{format.pix_fmt} is stored as {stored.pix_fmt} by {encoder.name}")
 
     def _add_tags(self, media: Media) -> None:
@@ -221,6 +221,8 @@ class MediaSink:
         hint = ""
         if self._encoder is not None and "nvenc" in self._encoder.name:
             hint = "; NVENC needs an NVIDIA GPU and its driver: try --codec h264"
+        elif "does not support" in str(error):
+            hint = "; choose another --codec, or .mkv, which holds them all"
         return SinkError(f"can't {verb} {self.name}: {reason_of(error)}{hint}")
 
 

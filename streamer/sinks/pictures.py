@@ -39,6 +39,10 @@ class PictureSink:
     def open(self, format: VideoFormat, media: Media) -> None:
         self._encoder = choose_encoder(self._pattern.suffix.lower(), "", self._settings, format)
         self._options = encoder_options(self._encoder, self._settings, format)
+        if format.rotation:
+            self.notes.say(
+                f"pictures are stored as they lie in the video: turn them by {format.rotation} degrees to view"
+            )
         self._fitter = Fitter(self._encoder, self._settings, format, self.notes)
 
     def write(self, frame: Frame) -> None:

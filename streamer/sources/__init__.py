@@ -11,16 +11,22 @@ from streamer.stage import Source
 _LATER = ("camera:", "rtsp:", "rtsps:", "rtmp:", "rtmps:", "srt:", "udp:", "rtp:")
 
 
-def make_source(url: str, *, start: Fraction | None = None, duration: Fraction | None = None) -> Source:
+def make_source(
+    url: str, *, start: Fraction | None = None, duration: Fraction | None = None, rate: Fraction | None = None
+) -> Source:
     """The source that `url` names, not yet opened: `test:` or anything that PyAV decodes.
 
-    `start` skips that many seconds, `duration` ends the stream after that many. Raises UsageError for a kind that is
-    not known.
+    `start` skips that many seconds, `duration` ends the stream after that many; `rate` is the frame rate of a numbered
+    sequence in Hz. Raises UsageError for a kind that is not known, or values out of range.
     """
+    if rate is not None and not 0 < rate <= 1000:
+        raise UsageError("--fps must be more than 0 and at most 1000")
     start = start or Fraction(0)
     if start < 0 or (duration is not None and duration <= 0):
         raise UsageError("--start must be 0 or more and --duration more than 0 (seconds)")
     if url.startswith("test:"):
+        if rate is not None:
+            raise UsageError("--fps is for numbered sequences: write the rate as in test:640x360@25")
         from streamer.sources.pattern import PatternSource
 
         return PatternSource(url, start=start, duration=duration)
@@ -31,4 +37,4 @@ def make_source(url: str, *, start: Fraction | None = None, duration: Fraction |
         )
     from streamer.sources.media import MediaSource
 
-    return MediaSource(url, start=start, duration=duration)
+    return MediaSource(url, start=start, duration=duration, rate=rate)

@@ -17,6 +17,7 @@ from streamer.clock import Splice, Timeline, fraction, ticks
 from streamer.color import range_of
 from streamer.convert import (
     chroma_location,
+    converted_planes,
     has_alpha,
     mastering_of,
     picture_color,
@@ -24,7 +25,6 @@ from streamer.convert import (
     planes_of,
     rgb_as_yuv,
     side_data,
-    to_planar,
 )
 from streamer.errors import SourceError, public_url, reason_of
 from streamer.frame import MAX_PIXELS, MAX_SIDE_PX, Frame, VideoFormat
@@ -57,8 +57,16 @@ class MediaSource:
 
     live = False
 
-    def __init__(self, url: str, *, start: Fraction = Fraction(0), duration: Fraction | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        start: Fraction = Fraction(0),
+        duration: Fraction | None = None,
+        rate: Fraction | None = None,
+    ) -> None:
         self._url = url
+        self._wanted_rate = rate
         self._name = public_url(url)
         self._start = start
         self._duration = duration
@@ -133,7 +141,7 @@ class MediaSource:
 
     def _open_container(self) -> None:
         self.close()
-        self._container = open_container(self._url, self._name, self.notes)
+        self._container = open_container(self._url, self._name, self.notes, self._wanted_rate)
         self._stream = stream = pick_video(self._container, self._name)
         stream.thread_type = "AUTO"
         # Raw DV and some transport streams have an absurd average; the guess is better there.
@@ -294,11 +302,13 @@ class MediaSource:
         if not (same_size and same_range and name == format.pix_fmt):
             if not same_size or planar_equivalent(name) != format.pix_fmt:
                 self._count("format changes")
-            picture = to_planar(picture, format)
+            planes = converted_planes(picture, format)
+        else:
+            planes = planes_of(picture, format.layout)
         own_s = picture.duration * fraction(picture.time_base)
         self._end_seen = max(self._end_seen, pts * self._time_base + own_s)
         return Frame(
-            planes=planes_of(picture, format.layout),
+            planes=planes,
             format=format,
             pts=pts,
             time_base=self._time_base,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import av.error
 import av.stream
 
 from streamer.convert import TOLERANT
-from streamer.errors import SourceError, reason_of
+from streamer.errors import SourceError, UsageError, reason_of
 from streamer.notes import Notes
 
 _OPEN_S, _READ_S = 10.0, 30.0
@@ -20,20 +21,25 @@ _MAY_JUMP = 0x200
 _SEQUENCE = re.compile(r"%0?\d*d")
 
 
-def open_container(url: str, name: str, notes: Notes) -> Any:
-    """The open container of a file, numbered sequence or URL; `name` is what messages call it. Raises SourceError."""
+def open_container(url: str, name: str, notes: Notes, rate: Fraction | None = None) -> Any:
+    """The open container of a file, numbered sequence or URL; `name` is what messages call it.
+
+    `rate` is the frame rate of a numbered sequence (FFmpeg's default is 25). Raises SourceError, UsageError.
+    """
     options: dict[str, str] = {}
     target = url
     if "://" not in url:
         target = os.path.abspath(url)
         if _SEQUENCE.search(os.path.basename(target)) and not os.path.isfile(target):
-            options = {"start_number": str(_first_number(Path(target), name, notes))}
+            options = {"start_number": str(_first_number(Path(target), name, notes)), "framerate": str(rate or 25)}
         elif os.path.isdir(target):
             raise SourceError(
                 f"can't read {name}: it is a folder; for a numbered sequence write {os.path.join(name, '%05d.png')}"
             )
         elif os.path.isfile(target) and os.path.getsize(target) == 0:
             raise SourceError(f"can't read {name}: the file is empty")
+    if rate is not None and "framerate" not in options:
+        raise UsageError(f"--fps is for numbered sequences such as frames/%05d.png: {name} has its own times")
     try:
         return av.open(target, options=options, timeout=(_OPEN_S, _READ_S), **TOLERANT)
     except FileNotFoundError as error:

@@ -70,7 +70,7 @@ class Pipeline:
 
     def start(self) -> Pipeline:
         """Starts all threads and returns at once; errors surface in `wait`."""
-        for thread in self._threads:
+        for thread in reversed(self._threads):  # capture last: it waits for deliver in the end
             with self._lock:
                 self._running += 1
             thread.start()

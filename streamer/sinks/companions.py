@@ -38,10 +38,12 @@ class Companions:
         self._container = container
         self._shift_s = shift_s
         self._copies = {}
+        self._kinds: Counter[str] = Counter()
         muxer = container.format.name
         for stream in streams:
             if _can_hold(muxer, stream):
                 self._copies[stream.index] = _add_copy(container, stream)
+                self._kinds[_kind(stream)] += 1
             else:
                 kind = getattr(stream.codec_context, "name", None) or stream.type
                 notes.say(f"{muxer} can't hold stream #{stream.index} ({kind}); it is left out")
@@ -49,7 +51,7 @@ class Companions:
     def missing_from(self, written: Any) -> Counter[str]:
         """What a finished file, opened for reading, doesn't hold as what it was: kinds of streams and their number."""
         found = Counter(_kind(stream) for stream in written.streams)
-        return Counter(_kind(stream) for stream in self._copies.values()) - found
+        return self._kinds - found
 
     def mux(self, packets: Iterable[Any]) -> None:
         """Writes packets of the source's streams; they are as before afterwards, so several sinks may copy them."""

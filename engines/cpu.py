@@ -1,12 +1,52 @@
-"""The CPU: how many of its processors may be used, and what it is called."""
+"""The CPU: what its engines have in common, how many of its processors may be used, and what it is called."""
 
 from __future__ import annotations
 
 import os
 import platform
+from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 
-from .base import EngineError
+from .base import Engine, EngineError
+from .model import model_name
+
+
+class CpuEngine(Engine):
+    """An engine that runs an ONNX model, in float32, on some threads of the CPU."""
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        slots: int | None = None,
+        threads: int | None = None,
+        title: str | None = None,
+    ) -> None:
+        """Store the settings.
+
+        Args:
+            model: an ONNX file or its content.
+            shapes: for each input with a dynamic dimension, its whole shape.
+            slots: inferences in flight; by default 2.
+            threads: CPU threads of all inferences together; by default one for each CPU this
+                process may use.
+            title: what messages call the model; by default its file name.
+        """
+        super().__init__(2 if slots is None else slots)
+        self._model = model
+        self._title = title or model_name(model)
+        self._shapes = dict(shapes)
+        self._threads = usable_cpus(threads)
+        self._reset()
+
+    @abstractmethod
+    def _reset(self) -> None:
+        """Forget everything that `_open` made; nothing of it is in use."""
+
+    def _subject(self) -> str:
+        return self._title
 
 
 def usable_cpus(threads: int | None = None) -> int:

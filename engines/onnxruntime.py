@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .base import Engine, EngineError, SlotBuffers, TensorSpec
-from .cpu import usable_cpus
-from .model import model_name, with_shapes
+from .base import EngineError, SlotBuffers, TensorSpec
+from .cpu import CpuEngine
+from .model import with_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    pass
 
 PROVIDER = "CPUExecutionProvider"
 DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-class OnnxRuntimeEngine(Engine):
+class OnnxRuntimeEngine(CpuEngine):
     """Runs a network on the CPU with ONNX Runtime, in float32.
 
     One session serves all slots. Each slot in flight is run by a worker thread, which counts
@@ -31,37 +30,11 @@ class OnnxRuntimeEngine(Engine):
 
     name = "onnxruntime"
 
-    def __init__(
-        self,
-        model: Path | bytes,
-        shapes: Mapping[str, tuple[int, ...]],
-        *,
-        slots: int | None = None,
-        threads: int | None = None,
-        title: str | None = None,
-    ) -> None:
-        """Store the settings.
-
-        Args:
-            model: an ONNX file or its content.
-            shapes: for each input with a dynamic dimension, its whole shape.
-            slots: inferences in flight; by default 2.
-            threads: CPU threads of all inferences together; by default one for each CPU this
-                process may use.
-            title: what messages call the model; by default its file name.
-        """
-        super().__init__(2 if slots is None else slots)
-        self._model = model
-        self._title = title or model_name(model)
-        self._shapes = dict(shapes)
-        self._threads = usable_cpus(threads)
+    def _reset(self) -> None:
         self._session: Any = None
         self._bindings: list[Any] = []
         self._workers: ThreadPoolExecutor | None = None
         self._results: dict[int, Future[None]] = {}
-
-    def _subject(self) -> str:
-        return self._title
 
     def _open(self) -> list[SlotBuffers]:
         workers = min(self.slots, self._threads)
@@ -84,10 +57,7 @@ class OnnxRuntimeEngine(Engine):
     def _close(self) -> None:
         if self._workers is not None:
             self._workers.shutdown(wait=True)
-        self._workers = None
-        self._results.clear()
-        self._bindings.clear()
-        self._session = None
+        self._reset()
 
     def _make_session(self, workers: int) -> Any:
         fixed = with_shapes(self._model, self._shapes)

@@ -6,6 +6,7 @@ import random
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -297,7 +298,7 @@ def test_closing_with_work_in_flight_and_reopening(kind: str) -> None:
 
 def test_closing_leaves_nothing_behind(kind: str) -> None:
     engine = make(kind)
-    before = dict(vars(engine))
+    before = {key: copy(value) for key, value in vars(engine).items()}
     with engine:
         engine.collect(engine.submit(feeds(0)))
     after = dict(vars(engine))

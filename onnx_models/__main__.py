@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--device", default="cpu")
     train.add_argument("--threads", type=int, help="default: torch decides")
     train.add_argument("--jobs", type=int, default=1, help="processes that make patches")
+    train.add_argument("--compile", action="store_true", help="let torch compile the network")
     export = commands.add_parser("export", help="checkpoint to ONNX and card, checked")
     export.add_argument("checkpoint", type=Path)
     export.add_argument("name")

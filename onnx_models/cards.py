@@ -47,6 +47,8 @@ class ModelCard:
     """Output size over input size."""
     color: str
     """Planes the network works on: "luma"."""
+    conditioned: bool
+    """Whether it takes the input `level` (see `onnx_models.level`)."""
     multiple_of: int
     """Input width and height must be multiples of this; callers pad."""
     halo_px: int
@@ -142,10 +144,10 @@ def _checked(table: dict[str, Any], cls: type, where: str) -> dict[str, Any]:
         raise CardError(f"{where} has unknown keys: {', '.join(unknown)}; remove or rename them")
     if missing:
         raise CardError(f"{where} lacks keys: {', '.join(missing)}; add them")
-    allowed: dict[str, tuple[type, ...]] = {"int": (int,), "str": (str,), "float": (float, int)}
+    allowed: dict[str, tuple[type, ...]] = {"int": (int,), "str": (str,), "float": (float, int), "bool": (bool,)}
     for key, kind in types.items():
         value = table[key]
-        if kind in allowed and (not isinstance(value, allowed[kind]) or isinstance(value, bool)):
+        if kind in allowed and (not isinstance(value, allowed[kind]) or isinstance(value, bool) != (kind == "bool")):
             raise CardError(f"{where}: {key} is {value!r}; it must be of type {kind}")
     return table
 

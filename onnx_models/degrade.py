@@ -6,17 +6,16 @@ the parameters that were drawn.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-import av
-import av.error
 import cv2
 import numpy as np
 
-from onnx_models.errors import TrainingError
+from onnx_models.codecs import CODECS, PRESETS, Coding, transcode
 from onnx_models.kernels import box, cubic, lanczos, reduction_taps, triangle
+from onnx_models.level import level_of, step_of_qp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,27 +26,37 @@ if TYPE_CHECKING:
     from onnx_models.scenes import Plane, Planes
 
 KERNELS: dict[str, Kernel] = {"bicubic": cubic, "lanczos": lanczos, "area": box, "bilinear": triangle}
-PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium")
 
 
 @dataclass(frozen=True)
 class DegradeMix:
-    """How degradations are drawn; shares are probabilities."""
+    """How degradations are drawn; shares are probabilities, ranges include their ends."""
 
     kernels: tuple[str, ...] = tuple(KERNELS)
     kernel_weights: tuple[float, ...] = (0.6, 0.2, 0.15, 0.05)
     blur_share: float = 0.08
     blur_sigma_px: tuple[float, float] = (0.3, 0.8)
-    """Blur before the reduction, in pixels of the target."""
+    """Gaussian blur before the reduction, in pixels of the target."""
+    motion_blur_share: float = 0.04
+    motion_blur_px: tuple[int, int] = (2, 5)
+    """Length of a straight motion during the exposure, in pixels of the target."""
     noise_share: float = 0.25
-    noise_sigma: tuple[float, float] = (0.5, 2.5)
-    """Sensor noise in 8-bit code values at mid grey."""
+    noise_sigma: tuple[float, float] = (0.5, 6.0)
+    """Sensor noise in 8-bit code values at mid grey, drawn on a logarithmic scale."""
     noise_correlated_share: float = 0.3
-    uncompressed_share: float = 0.08
-    crf: tuple[int, int] = (14, 28)
-    crf_heavy: tuple[int, int] = (28, 35)
-    heavy_share: float = 0.12
-    """Share of compressed sequences whose CRF is drawn from `crf_heavy`; ends included."""
+    sharpen_share: float = 0.12
+    sharpen_amount: tuple[float, float] = (0.3, 1.2)
+    """Unsharp mask of a camera; with its overshoots."""
+    exposure_share: float = 0.1
+    exposure_drift: float = 0.03
+    """Largest relative change of brightness over a sequence, in input and target."""
+    uncompressed_share: float = 0.1
+    codecs: tuple[str, ...] = CODECS
+    codec_weights: tuple[float, ...] = (0.72, 0.1, 0.04, 0.07, 0.07)
+    double_share: float = 0.12
+    """Share of compressed sequences that were compressed twice."""
+    crf: tuple[int, int] = (12, 38)
+    """Of H.264; the other codecs' qualities are drawn from a similar span."""
     presets: tuple[str, ...] = PRESETS
     preset_weights: tuple[float, ...] = (0.12, 0.18, 0.35, 0.1, 0.1, 0.15)
     zerolatency_share: float = 0.35
@@ -55,31 +64,44 @@ class DegradeMix:
     """Longest distance of key frames; drawn on a logarithmic scale."""
 
     def __post_init__(self) -> None:
-        for field, allowed in (("kernels", tuple(KERNELS)), ("presets", PRESETS)):
-            unknown = sorted(set(getattr(self, field)) - set(allowed))
+        choices = {"kernels": tuple(KERNELS), "presets": PRESETS, "codecs": CODECS}
+        for field, allowed in choices.items():
+            given, weights = getattr(self, field), f"{field[:-1]}_weights"
+            unknown = sorted(set(given) - set(allowed))
             if unknown:
                 listed = ", ".join(allowed)
                 raise ValueError(f"{field} has unknown {', '.join(unknown)}; allowed: {listed}")
-        if len(self.kernels) != len(self.kernel_weights):
-            raise ValueError("kernel_weights needs one weight a kernel")
-        if len(self.presets) != len(self.preset_weights):
-            raise ValueError("preset_weights needs one weight a preset")
+            if len(given) != len(getattr(self, weights)):
+                raise ValueError(f"{weights} needs one weight a {field[:-1]}")
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """What was done to one sequence."""
+    """What is done to one sequence."""
 
     scale: int
     kernel: str
     blur_sigma_px: float
+    motion_blur_px: int
+    motion_angle: float
     noise_sigma: float
     noise_correlated: bool
-    crf: int | None
-    """None: not compressed."""
-    preset: str
-    zerolatency: bool
-    keyint: int
+    sharpen: float
+    exposure: float
+    codings: tuple[Coding, ...]
+    """One after the other; empty: not compressed."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """What a viewer gets, and what it should have been."""
+
+    lumas: list[Plane]
+    """uint8 `[H/scale, W/scale]`, one a frame."""
+    targets: list[Plane]
+    """uint8 `[H, W]`."""
+    level: float
+    """See `onnx_models.level`."""
 
 
 def reduce_luma(luma: NDArray[Any], scale: int, kind: str = "bicubic") -> NDArray[np.float32]:
@@ -115,48 +137,8 @@ def _reduce_chroma(planes: Planes, width: int, height: int, scale: int) -> tuple
     return u, v
 
 
-def encode_decode(
-    sequence: Sequence[Planes],
-    *,
-    crf: int,
-    preset: str = "veryfast",
-    zerolatency: bool = False,
-    keyint: int = 250,
-) -> tuple[list[Plane], int]:
-    """A sequence through x264 and back.
-
-    Returns:
-        Decoded luma planes, one a frame, and the size of the stream in bytes.
-
-    Raises:
-        TrainingError: this PyAV has no x264, or frames were lost.
-    """
-    height, width = sequence[0][0].shape
-    try:
-        encoder = av.CodecContext.create("libx264", "w")
-    except av.error.FFmpegError as error:
-        raise TrainingError("this PyAV build has no libx264; install the PyPI wheel") from error
-    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
-    encoder.time_base, encoder.framerate = Fraction(1, 30), Fraction(30)
-    encoder.thread_count = 1
-    options = {"crf": str(crf), "preset": preset, "g": str(keyint), "threads": "1"}
-    encoder.options = options | ({"tune": "zerolatency"} if zerolatency else {})
-    packets = []
-    for i, planes in enumerate(sequence):
-        stacked = np.concatenate([plane.reshape(-1) for plane in planes])
-        frame = av.VideoFrame.from_ndarray(stacked.reshape(-1, width), format="yuv420p")
-        frame.pts, frame.time_base = i, encoder.time_base
-        packets += encoder.encode(frame)
-    packets += encoder.encode(None)
-    decoder = av.CodecContext.create("h264", "r")
-    decoder.thread_count = 1
-    frames = [f for p in packets for f in decoder.decode(av.Packet(bytes(p)))]
-    frames += decoder.decode(None)
-    if len(frames) != len(sequence):
-        raise TrainingError(f"x264 returned {len(frames)} of {len(sequence)} frames")
-    decoded = (f.to_ndarray(format="yuv420p") for f in frames)
-    lumas = [np.ascontiguousarray(stacked[:height], np.uint8) for stacked in decoded]
-    return lumas, sum(p.size for p in packets)
+_SPANS = {"hevc": (14, 40), "mpeg2": (2, 24), "vp9": (8, 52), "jpeg": (12, 95)}
+"""Qualities of the other codecs, about as far apart as H.264's CRF 12 and 38."""
 
 
 def draw(mix: DegradeMix, scale: int, rng: np.random.Generator) -> Degradation:
@@ -169,34 +151,71 @@ def draw(mix: DegradeMix, scale: int, rng: np.random.Generator) -> Degradation:
         share = np.array(weights) / sum(weights)
         return names[int(rng.choice(len(names), p=share))]
 
-    blur = float(rng.uniform(*mix.blur_sigma_px)) if chance(mix.blur_share) else 0.0
-    noise = float(rng.uniform(*mix.noise_sigma)) if chance(mix.noise_share) else 0.0
-    low, high = mix.crf_heavy if chance(mix.heavy_share) else mix.crf
-    crf = int(rng.integers(low, high + 1))
+    def log_uniform(span: tuple[float, float]) -> float:
+        return float(np.exp(rng.uniform(*np.log(span))))
+
+    def coding() -> Coding:
+        codec = pick(mix.codecs, mix.codec_weights)
+        low, high = mix.crf if codec == "h264" else _SPANS[codec]
+        quality = round(log_uniform((low, high))) if codec == "mpeg2" else int(rng.integers(low, high + 1))
+        preset = pick(mix.presets, mix.preset_weights)
+        return Coding(codec, quality, preset, chance(mix.zerolatency_share), round(log_uniform(mix.keyint)))
+
+    times = 0 if chance(mix.uncompressed_share) else 2 if chance(mix.double_share) else 1
     return Degradation(
         scale=scale,
         kernel=pick(mix.kernels, mix.kernel_weights),
-        blur_sigma_px=blur,
-        noise_sigma=noise,
+        blur_sigma_px=float(rng.uniform(*mix.blur_sigma_px)) if chance(mix.blur_share) else 0.0,
+        motion_blur_px=int(rng.integers(*mix.motion_blur_px, endpoint=True)) if chance(mix.motion_blur_share) else 0,
+        motion_angle=float(rng.uniform(0, np.pi)),
+        noise_sigma=log_uniform(mix.noise_sigma) if chance(mix.noise_share) else 0.0,
         noise_correlated=chance(mix.noise_correlated_share),
-        crf=None if chance(mix.uncompressed_share) else crf,
-        preset=pick(mix.presets, mix.preset_weights),
-        zerolatency=chance(mix.zerolatency_share),
-        keyint=round(float(np.exp(rng.uniform(*np.log(mix.keyint))))),
+        sharpen=float(rng.uniform(*mix.sharpen_amount)) if chance(mix.sharpen_share) else 0.0,
+        exposure=float(rng.uniform(-1, 1)) * mix.exposure_drift if chance(mix.exposure_share) else 0.0,
+        codings=tuple(coding() for _ in range(times)),
     )
 
 
-def _add_noise(luma: NDArray[np.float32], how: Degradation, rng: np.random.Generator) -> NDArray[np.float32]:
+def _add_noise(values: NDArray[np.float32], how: Degradation, rng: np.random.Generator) -> NDArray[np.float32]:
     """Poisson-Gaussian noise: variance grows with the signal, `noise_sigma` at mid grey."""
-    noise = rng.standard_normal(luma.shape, dtype=np.float32)
+    noise = rng.standard_normal(values.shape, dtype=np.float32)
     if how.noise_correlated:  # demosaicing and in-camera denoising leave coarse grain
         noise = np.asarray(cv2.GaussianBlur(noise, (0, 0), 0.6), np.float32) * 1.8
-    sigma = how.noise_sigma * np.sqrt(0.4 + 0.6 * np.clip(luma, 0, 255) / 128)
-    return np.asarray(luma + noise * sigma, np.float32)
+    sigma = how.noise_sigma * np.sqrt(0.4 + 0.6 * np.clip(values, 0, 255) / 128)
+    return np.asarray(values + noise * sigma, np.float32)
 
 
-def degrade(sequence: Sequence[Planes], how: Degradation, rng: np.random.Generator) -> list[Plane]:
-    """What a viewer would receive: decoded luma planes, one a frame, uint8 `[H/scale, W/scale]`.
+def _motion_kernel(length_px: int, angle: float) -> NDArray[np.float32]:
+    """A straight line of that length, antialiased, sum 1."""
+    side = 2 * (length_px // 2 + 1) + 1
+    offset = np.array([np.cos(angle), np.sin(angle)]) * length_px / 2
+    ends = [np.rint((side // 2 + sign * offset) * 16).astype(int).tolist() for sign in (-1, 1)]
+    line = cv2.line(np.zeros((side, side), np.uint8), ends[0], ends[1], 255, 1, cv2.LINE_AA, 4)
+    return np.asarray(line / line.sum(), np.float32)
+
+
+def _seen(luma: NDArray[np.float32], how: Degradation, rng: np.random.Generator) -> NDArray[np.float32]:
+    """What the camera makes of the scene: blurred, reduced, noisy, sharpened."""
+    if how.blur_sigma_px:
+        luma = np.asarray(cv2.GaussianBlur(luma, (0, 0), how.blur_sigma_px), np.float32)
+    if how.motion_blur_px:
+        kernel = _motion_kernel(how.motion_blur_px, how.motion_angle)
+        luma = np.asarray(cv2.filter2D(luma, -1, kernel, borderType=cv2.BORDER_REFLECT), np.float32)
+    luma = reduce_luma(luma, how.scale, how.kernel)
+    if how.noise_sigma:
+        luma = _add_noise(luma, how, rng)
+    if how.sharpen:
+        luma = luma + how.sharpen * (luma - np.asarray(cv2.GaussianBlur(luma, (0, 0), 1.0), np.float32))
+    return luma
+
+
+def _exposed(luma: Plane, gain: float) -> NDArray[np.float32]:
+    """Brighter or darker, black (16) fixed."""
+    return (luma.astype(np.float32) - 16) * np.float32(gain) + 16
+
+
+def degrade(sequence: Sequence[Planes], how: Degradation, rng: np.random.Generator) -> Received:
+    """What a viewer would receive of a sequence.
 
     Args:
         sequence: target frames whose sides are multiples of `2 * scale`.
@@ -204,16 +223,20 @@ def degrade(sequence: Sequence[Planes], how: Degradation, rng: np.random.Generat
         rng: source of the noise itself.
     """
     low: list[Planes] = []
-    for planes in sequence:
+    targets: list[Plane] = []
+    for t, planes in enumerate(sequence):
         luma = planes[0].astype(np.float32)
-        if how.blur_sigma_px:
-            luma = np.asarray(cv2.GaussianBlur(luma, (0, 0), how.blur_sigma_px), np.float32)
-        luma = reduce_luma(luma, how.scale, how.kernel)
+        if how.exposure:
+            luma = _exposed(planes[0], 1 + how.exposure * t / len(sequence))
+        targets.append(to_codes(luma))
+        luma = _seen(luma, how, rng)
+        u, v = _reduce_chroma(planes, luma.shape[1], luma.shape[0], how.scale)
         if how.noise_sigma:
-            luma = _add_noise(luma, how, rng)
-        chroma = _reduce_chroma(planes, luma.shape[1], luma.shape[0], how.scale)
-        low.append((to_codes(luma), *chroma))
-    if how.crf is None:
-        return [planes[0] for planes in low]
-    lumas, _ = encode_decode(low, crf=how.crf, preset=how.preset, zerolatency=how.zerolatency, keyint=how.keyint)
-    return lumas
+            u, v = (to_codes(_add_noise(plane.astype(np.float32), how, rng)) for plane in (u, v))
+        low.append((to_codes(luma), u, v))
+    error = how.noise_sigma**2
+    for coding in how.codings:
+        decoded = transcode(low, coding)
+        low = decoded.sequence
+        error += step_of_qp(decoded.qp) ** 2 / 12
+    return Received([planes[0] for planes in low], targets, level_of(noise_sigma=math.sqrt(error)))

@@ -15,20 +15,26 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from onnx_models.cards import CardError, load_card, read_card
-from onnx_models.degrade import encode_decode, reduce_planes
+from onnx_models.codecs import Coding, transcode
+from onnx_models.degrade import reduce_luma, reduce_planes, to_codes
 from onnx_models.errors import TrainingError
+from onnx_models.level import level_of
 from onnx_models.quality import Luma, bicubic, lanczos, psnr, ssim
 from onnx_models.scenes import Planes, find_files, read_clip, read_photo
 
 if TYPE_CHECKING:
     import argparse
 
+    from numpy.typing import NDArray
+
 CRFS: tuple[int | None, ...] = (None, 18, 23, 28, 33)
 SHAVE_PX = 4
-Upscale = Callable[[Luma], Luma]
+Upscale = Callable[[Luma, float], Luma]
+"""Luma and the level of its stream to enhanced luma."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +80,10 @@ class OnnxUpscaler:
         except Exception as error:  # ONNX Runtime's own exception types are private
             raise TrainingError(f"model {path} cannot be opened: {error}") from error
         self._multiple = multiple_of
+        self._conditioned = "level" in [value.name for value in self._session.get_inputs()]
         self.scale = self.run(np.zeros((16, 16), np.uint8)).shape[0] // 16
 
-    def run(self, luma: Luma, strength: float = 1.0) -> Luma:
+    def run(self, luma: Luma, level: float = 0.0, strength: float = 1.0) -> Luma:
         """Enhance uint8 `[H,W]` to uint8 `[sH,sW]`."""
         height, width = luma.shape
         pad = ((0, -height % self._multiple), (0, -width % self._multiple))
@@ -84,6 +91,8 @@ class OnnxUpscaler:
             "luma": np.pad(luma, pad, mode="edge")[None, None],
             "strength": np.array([strength], np.float32),
         }
+        if self._conditioned:
+            feeds["level"] = np.array([level], np.float32)
         out: Luma = self._session.run(["enhanced"], feeds)[0][0, 0]
         scale = out.shape[0] // (height + pad[0][1])
         return out[: height * scale, : width * scale]
@@ -110,11 +119,11 @@ def open_upscaler(model: str, threads: int = 1) -> OnnxUpscaler:
     return OnnxUpscaler(path, multiple_of=multiple, threads=threads)
 
 
-def compare(low: Luma, original: Luma, methods: Mapping[str, Upscale]) -> Scores:
+def compare(low: Luma, original: Luma, methods: Mapping[str, Upscale], level: float = 0.0) -> Scores:
     """Scores of every method on one frame."""
     scores = {}
     for name, upscale in methods.items():
-        out = upscale(low)
+        out = upscale(low, level)
         reference = original[: out.shape[0], : out.shape[1]]
         scores[name] = Score(psnr(out, reference, SHAVE_PX), ssim(out, reference, SHAVE_PX))
     return scores
@@ -131,13 +140,36 @@ def score_clip(
     low = [reduce_planes(planes, scale) for planes in sequence]
     results = {}
     for crf in crfs:
-        lumas = [planes[0] for planes in low]
+        lumas, level = [planes[0] for planes in low], 0.0
         if crf is not None:
-            lumas, _ = encode_decode(low, crf=crf)
+            decoded = transcode(low, Coding("h264", crf))
+            lumas, level = [planes[0] for planes in decoded.sequence], level_of(decoded.qp)
         picked = range(min(1, len(low) - 1), len(low), every)
-        frames = [compare(lumas[t], sequence[t][0], methods) for t in picked]
+        frames = [compare(lumas[t], sequence[t][0], methods, level) for t in picked]
         results["none" if crf is None else str(crf)] = mean_scores(frames)
     return results
+
+
+def paper_pair(path: Path, scale: int) -> tuple[Luma, Luma]:
+    """A picture as publications on super-resolution measure it: (input, original), luma uint8.
+
+    The original is cropped to a multiple of `scale`, reduced as RGB by antialiased bicubic (MATLAB's imresize:
+    reflected borders, rounded to 8 bits), and both go to BT.601 limited-range luma, rounded.
+
+    Raises:
+        TrainingError: the picture cannot be decoded.
+    """
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise TrainingError(f"picture {path} cannot be decoded; repair or remove it")
+    height, width = (side // scale * scale for side in picture.shape[:2])
+    original = np.asarray(picture[:height, :width], np.uint8)
+    channels = [to_codes(reduce_luma(original[..., i], scale)) for i in range(3)]
+    return _bt601(np.asarray(np.dstack(channels), np.uint8)), _bt601(original)
+
+
+def _bt601(bgr: NDArray[np.uint8]) -> Luma:
+    return to_codes(bgr @ np.array([24.966, 128.553, 65.481]) / 255 + 16)
 
 
 @dataclass(frozen=True)
@@ -204,8 +236,8 @@ def evaluate(
     upscaler = open_upscaler(model, threads)
     scale = upscaler.scale
     methods: dict[str, Upscale] = {
-        "bicubic": lambda luma: bicubic(luma, scale),
-        "lanczos": lambda luma: lanczos(luma, scale),
+        "bicubic": lambda luma, _: bicubic(luma, scale),
+        "lanczos": lambda luma, _: lanczos(luma, scale),
         "model": upscaler.run,
     }
     by_clip = {}

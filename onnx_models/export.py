@@ -37,19 +37,16 @@ PARITY_SHARE = 1e-3
 """Share of pixels that may differ."""
 
 
-Run = Callable[[NDArray[np.uint8], float], NDArray[np.uint8]]
-
-
-def _feeds(luma: NDArray[np.uint8], strength: float) -> dict[str, NDArray[Any]]:
-    return {"luma": luma[None, None], "strength": np.array([strength], np.float32)}
+Feeds = dict[str, NDArray[Any]]
+Run = Callable[[Feeds], NDArray[np.uint8]]
 
 
 def _open_onnxruntime(model: onnx.ModelProto) -> Run:
     ort: Any = importlib.import_module("onnxruntime")
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
-    def run(luma: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
-        return np.asarray(session.run(["enhanced"], _feeds(luma, strength))[0][0, 0])
+    def run(feeds: Feeds) -> NDArray[np.uint8]:
+        return np.asarray(session.run(["enhanced"], feeds)[0][0, 0])
 
     return run
 
@@ -62,8 +59,8 @@ def _open_openvino(model: onnx.ModelProto) -> Run:
     hints = {"INFERENCE_PRECISION_HINT": "f32"}  # CPUs with bf16 would silently use it
     compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", hints)
 
-    def run(luma: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
-        return np.asarray(compiled(_feeds(luma, strength))["enhanced"][0, 0])
+    def run(feeds: Feeds) -> NDArray[np.uint8]:
+        return np.asarray(compiled(feeds)["enhanced"][0, 0])
 
     return run
 
@@ -82,15 +79,21 @@ def check_parity(model: onnx.ModelProto, network: Network) -> dict[str, float]:
     """
     shares = dict.fromkeys(BACKENDS, 0.0)
     opened = {name: open_backend(model) for name, open_backend in BACKENDS.items()}
-    for luma, strength in itertools.product(_probes(network.shape.unshuffle), (0.0, 0.5, 1.0, 1.5)):
-        expected = reference(network, luma, strength).astype(int)
+    levels = (0.0, 0.6) if network.shape.conditioned else (0.0,)
+    probes = _probes(network.shape.multiple_of)
+    for luma, strength, level in itertools.product(probes, (0.0, 0.5, 1.0, 1.5), levels):
+        expected = reference(network, luma, strength, level).astype(int)
+        feeds: Feeds = {"luma": luma[None, None], "strength": np.array([strength], np.float32)}
+        if network.shape.conditioned:
+            feeds["level"] = np.array([level], np.float32)
         for name, run in opened.items():
-            difference = np.abs(run(luma, strength) - expected)
+            difference = np.abs(run(feeds) - expected)
             share = float(np.mean(difference > 0))
             if difference.max() > PARITY_CODES or share > (PARITY_SHARE if strength else 0):
                 raise TrainingError(
                     f"{name} differs from torch by up to {difference.max()} codes in {share:.2%} of the pixels of a "
-                    f"{luma.shape[1]}x{luma.shape[0]} picture at strength {strength}; the model is not exported"
+                    f"{luma.shape[1]}x{luma.shape[0]} picture at strength {strength}, level {level}: "
+                    "the model is not exported"
                 )
             shares[name] = max(shares[name], share)
     return shares
@@ -159,7 +162,8 @@ def make_card(saved: Checkpoint, name: str, content: bytes, folder: Path, metric
         task=text.task,
         scale=shape.scale,
         color="luma",
-        multiple_of=shape.unshuffle,
+        conditioned=shape.conditioned,
+        multiple_of=shape.multiple_of,
         halo_px=shape.halo_px,
         params=shape.params,
         macs_per_px=shape.macs_per_px,

@@ -2,7 +2,8 @@
 
 Contract (version 1), relied on by every engine:
 
-- inputs `luma` uint8 `[1,1,height,width]` and `strength` float32 `[1]`,
+- inputs `luma` uint8 `[1,1,height,width]`, `strength` float32 `[1]` and, if the network is
+  conditioned, `level` float32 `[1]` (see `onnx_models.level`);
   output `enhanced` uint8 `[1,1,scale*height,scale*width]`;
 - the first node, `pixels_in`, casts to float; `unit` is the code value that means 1.0;
   the last nodes round, clip to `[0, peak]` and cast (`pixels_out`);
@@ -16,17 +17,20 @@ bicubic interpolation to the last bit on every back end, ties included.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
 
 from onnx_models.networks import (
     LEAKY_SLOPE,
     SKIP_RADIUS,
     Network,
+    Shape,
     block_bicubic_kernel,
 )
 
@@ -55,18 +59,62 @@ class _Graph:
         return output
 
 
+def in_blocks(kernel: Tensor, factor: int, block: int) -> Tensor:
+    """A 3x3 convolution in front of a pixel-shuffle, computed a block of input pixels at a time.
+
+    Args:
+        kernel: `[factor^2, C, 3, 3]`.
+        factor: of the pixel-shuffle.
+        block: side of a block.
+
+    Returns:
+        `[(factor*block)^2, C, 2+block, 2+block]`, for a convolution with stride `block` and padding 1 in front of a
+        pixel-shuffle by `factor * block`: the same sums. Processors compute 16 output channels at the price of 4.
+    """
+    plain = kernel.view(factor, factor, *kernel.shape[1:])
+    side, reach = factor * block, 2 + block
+    wide = torch.zeros(side, side, kernel.shape[1], reach, reach)
+    for i, j in itertools.product(range(side), repeat=2):
+        y, x = i // factor, j // factor
+        wide[i, j, :, y : y + 3, x : x + 3] = plain[i % factor, j % factor]
+    return wide.flatten(0, 1)
+
+
+def _in_blocks_bias(bias: Tensor, factor: int, block: int) -> Tensor:
+    return bias.view(factor, factor).repeat(block, block).flatten()
+
+
+def _with_level(graph: _Graph, x: str) -> str:
+    """`x` with one more channel, which holds the level everywhere."""
+    size = graph.node("Shape", [x], "size", start=2)
+    one = graph.constant("one_plane", np.array([1, 1], np.int64))
+    plane = graph.node("Concat", [one, size], "plane_size", axis=0)
+    return graph.node("Concat", [x, graph.node("Expand", ["level", plane], "level_plane")], "with_level", axis=1)
+
+
 def _residual(graph: _Graph, network: Network, pixels: str) -> str:
     shape = network.shape
     x = pixels
     if shape.unshuffle > 1:
         x = graph.node("SpaceToDepth", [x], "unshuffled", blocksize=shape.unshuffle)
+    if shape.conditioned:
+        x = _with_level(graph, x)
     last = len(network.layers) - 1
     for i, conv in enumerate(network.layers):
-        kernel = conv.kernel().detach().cpu().contiguous().numpy()
-        weight = graph.constant(f"conv{i}_weight", kernel)
-        bias = graph.constant(f"conv{i}_bias", conv.bias.detach().cpu().numpy())
-        pads = [1, 1, 1, 1]
-        x = graph.node("Conv", [x, weight, bias], f"conv{i}", kernel_shape=[3, 3], pads=pads)
+        block = shape.tail_block if i == last else 1
+        kernel, values = conv.kernel().detach().cpu(), conv.bias.detach().cpu()
+        if block > 1:
+            kernel, values = in_blocks(kernel, shape.factor, block), _in_blocks_bias(values, shape.factor, block)
+        weight = graph.constant(f"conv{i}_weight", kernel.contiguous().numpy())
+        bias = graph.constant(f"conv{i}_bias", values.numpy())
+        x = graph.node(
+            "Conv",
+            [x, weight, bias],
+            f"conv{i}",
+            kernel_shape=list(kernel.shape[2:]),
+            pads=[1, 1, 1, 1],
+            strides=[block, block],
+        )
         if i < last and shape.activation == "relu":
             x = graph.node("Relu", [x], f"act{i}")
         elif i < last:
@@ -75,16 +123,16 @@ def _residual(graph: _Graph, network: Network, pixels: str) -> str:
 
 
 def _interpolation(graph: _Graph, network: Network, codes: str) -> str:
-    """The skip as `[1, (s*u)^2, height/u, width/u]` phases, in code values."""
+    """The skip as `[1, (s*m)^2, height/m, width/m]` phases, in code values; m is `multiple_of`."""
     shape = network.shape
     if shape.scale == 1:
         return codes
     edge = [0, 0, SKIP_RADIUS, SKIP_RADIUS] * 2
     pads = graph.constant("skip_pads", np.array(edge, np.int64))
     padded = graph.node("Pad", [codes, pads], "padded", mode="edge")
-    kernel = block_bicubic_kernel(shape.scale, shape.unshuffle).numpy()
+    kernel = block_bicubic_kernel(shape.scale, shape.multiple_of).numpy()
     weight = graph.constant("skip_weight", kernel)
-    size, stride = list(kernel.shape[2:]), [shape.unshuffle] * 2
+    size, stride = list(kernel.shape[2:]), [shape.multiple_of] * 2
     return graph.node("Conv", [padded, weight], "phases", kernel_shape=size, strides=stride)
 
 
@@ -109,7 +157,7 @@ def build_model(network: Network, name: str) -> onnx.ModelProto:
     gain = graph.node("Mul", ["strength", unit], "gain")
     residual = graph.node("Mul", [_residual(graph, network, pixels), gain], "residual")
     phases = _interpolation(graph, network, codes)
-    block = shape.scale * shape.unshuffle
+    block = shape.scale * shape.multiple_of
     if shape.scale == 1:
         summed = graph.node("Add", [phases, _shuffle(graph, residual, block, "detail")], "summed")
     else:
@@ -118,10 +166,11 @@ def build_model(network: Network, name: str) -> onnx.ModelProto:
     rounded = graph.node("Round", [summed], "rounded")
     clipped = graph.node("Clip", [rounded, zero, peak], "clipped")
     graph.node("Cast", [clipped], "enhanced", to=TensorProto.UINT8, name="pixels_out")
-    return _finish(graph, shape.scale, name)
+    return _finish(graph, shape, name)
 
 
-def _finish(graph: _Graph, scale: int, name: str) -> onnx.ModelProto:
+def _finish(graph: _Graph, shape: Shape, name: str) -> onnx.ModelProto:
+    scale, scalars = shape.scale, ["strength", "level"] if shape.conditioned else ["strength"]
     size = ["height", "width"]
     out = size if scale == 1 else [f"{scale}*{side}" for side in size]
     proto = helper.make_graph(
@@ -129,7 +178,7 @@ def _finish(graph: _Graph, scale: int, name: str) -> onnx.ModelProto:
         name,
         [
             helper.make_tensor_value_info("luma", TensorProto.UINT8, [1, 1, *size]),
-            helper.make_tensor_value_info("strength", TensorProto.FLOAT, [1]),
+            *(helper.make_tensor_value_info(scalar, TensorProto.FLOAT, [1]) for scalar in scalars),
         ],
         [helper.make_tensor_value_info("enhanced", TensorProto.UINT8, [1, 1, *out])],
         graph.initializers,
@@ -141,10 +190,12 @@ def _finish(graph: _Graph, scale: int, name: str) -> onnx.ModelProto:
     return model
 
 
-def reference(network: Network, luma: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
+def reference(
+    network: Network, luma: NDArray[np.uint8], strength: float = 1.0, level: float = 0.0
+) -> NDArray[np.uint8]:
     """What the graph must compute, by torch: uint8 `[H,W]` to uint8 `[sH,sW]`."""
     codes = torch.from_numpy(luma.astype(np.float32))[None, None]
     with torch.no_grad():
-        residual = network.cpu().residual(codes / PEAK_8BIT) * PEAK_8BIT
+        residual = network.cpu().residual(codes / PEAK_8BIT, torch.tensor([level])) * PEAK_8BIT
         out = network.interpolate(codes) + strength * residual
     return out[0, 0].round().clamp(0, PEAK_8BIT).numpy().astype(np.uint8)

@@ -37,6 +37,8 @@ class Shape:
     """Number of width-to-width convolutions."""
     unshuffle: int = 1
     """Space-to-depth factor in front; input sizes must be multiples of it."""
+    conditioned: bool = False
+    """Whether the first convolution also sees a plane that holds the level."""
     activation: Activation = "relu"
     """After every convolution but the last."""
 
@@ -53,9 +55,24 @@ class Shape:
     def layers(self) -> tuple[tuple[int, int], ...]:
         """(input channels, output channels) of every 3x3 convolution, first to last."""
         inner = [(self.width, self.width)] * self.depth
-        first = (self.unshuffle**2, self.width)
-        last = (self.width, (self.scale * self.unshuffle) ** 2)
+        first = (self.unshuffle**2 + self.conditioned, self.width)
+        last = (self.width, self.factor**2)
         return (first, *inner, last)
+
+    @property
+    def factor(self) -> int:
+        """Of the pixel-shuffle at the end."""
+        return self.scale * self.unshuffle
+
+    @property
+    def tail_block(self) -> int:
+        """Side of the blocks in which an exported model computes its last convolution (see `graph.in_blocks`)."""
+        return 2 if self.factor == 2 else 1
+
+    @property
+    def multiple_of(self) -> int:
+        """Sides of an exported model's input are multiples of this."""
+        return self.unshuffle * self.tail_block
 
     @property
     def params(self) -> int:
@@ -71,14 +88,13 @@ class Shape:
 
     @property
     def halo_px(self) -> int:
-        """Input pixels around a tile that can change its output, a multiple of `unshuffle`."""
-        reach = len(self.layers) * self.unshuffle
-        skip = SKIP_RADIUS if self.scale > 1 else 0
-        return max(reach, math.ceil(skip / self.unshuffle) * self.unshuffle)
+        """Input pixels around a tile that can change its output, a multiple of `multiple_of`."""
+        reach = max(len(self.layers) * self.unshuffle, SKIP_RADIUS if self.scale > 1 else 0)
+        return math.ceil(reach / self.multiple_of) * self.multiple_of
 
     def __str__(self) -> str:
         tail = "" if self.activation == "relu" else f"-{self.activation}"
-        return f"w{self.width}d{self.depth}u{self.unshuffle}{tail}"
+        return f"w{self.width}d{self.depth}u{self.unshuffle}{'-level' if self.conditioned else ''}{tail}"
 
 
 def bicubic_kernel(scale: int) -> Tensor:
@@ -197,24 +213,29 @@ class Network(nn.Module):
         padded = functional.pad(luma, (SKIP_RADIUS,) * 4, mode="replicate")
         return functional.pixel_shuffle(functional.conv2d(padded, self.skip), self.shape.scale)
 
-    def residual(self, luma: Tensor) -> Tensor:
-        """What the network adds at strength 1: `[N,1,H,W]` to `[N,1,sH,sW]`."""
+    def residual(self, luma: Tensor, level: Tensor | None = None) -> Tensor:
+        """What the network adds at strength 1: `[N,1,H,W]` (and levels `[N]`) to `[N,1,sH,sW]`."""
         x = functional.pixel_unshuffle(luma, self.shape.unshuffle)
+        if self.shape.conditioned:
+            assert level is not None
+            plane = level.view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
+            x = torch.cat([x, plane], dim=1)
         *inner, last = self.layers
         for conv in inner:
             x = conv(x)
             x = functional.relu(x) if self.shape.activation == "relu" else functional.leaky_relu(x, LEAKY_SLOPE)
         out: Tensor = last(x)
-        return functional.pixel_shuffle(out, self.shape.scale * self.shape.unshuffle)
+        return functional.pixel_shuffle(out, self.shape.factor)
 
-    def forward(self, luma: Tensor, strength: float = 1.0) -> Tensor:
+    def forward(self, luma: Tensor, strength: float = 1.0, level: Tensor | None = None) -> Tensor:
         """Enhance a batch.
 
         Args:
             luma: float32 `[N,1,H,W]`, 0..1 over the code values; H and W multiples of `unshuffle`.
             strength: 0 is the interpolation, 1 the network.
+            level: float32 `[N]`, 0..1; only a conditioned network needs it.
 
         Returns:
             float32 `[N,1,scale*H,scale*W]`, not clipped.
         """
-        return self.interpolate(luma) + strength * self.residual(luma)
+        return self.interpolate(luma) + strength * self.residual(luma, level)

@@ -1,7 +1,7 @@
 """Patches for training: generated once, cached as memory-mapped files, the same for a seed.
 
 A pool is a folder of shards. Shard k holds `low.npy` uint8 `[N,p,p]`, `high.npy` uint8
-`[N,s*p,s*p]` and `shard.json` (the degradations drawn); it exists completely or not at all.
+`[N,s*p,s*p]`, `level.npy` float32 `[N]` and `shard.json` (the degradations drawn); it exists completely or not at all.
 """
 
 from __future__ import annotations
@@ -69,15 +69,16 @@ class Patches:
 
     low: list[NDArray[np.uint8]]
     high: list[NDArray[np.uint8]]
+    level: list[NDArray[np.float32]]
 
     def __len__(self) -> int:
         return sum(len(shard) for shard in self.low)
 
-    def pair(self, index: int) -> tuple[Plane, Plane]:
-        """Patch `index` as (input `[p,p]`, target `[s*p,s*p]`)."""
-        for low, high in zip(self.low, self.high, strict=True):
+    def sample(self, index: int) -> tuple[Plane, Plane, float]:
+        """Patch `index` as (input `[p,p]`, target `[s*p,s*p]`, level)."""
+        for low, high, level in zip(self.low, self.high, self.level, strict=True):
             if index < len(low):
-                return low[index], high[index]
+                return low[index], high[index], float(level[index])
             index -= len(low)
         raise IndexError(index)
 
@@ -104,11 +105,11 @@ def _positions(luma: Plane, side: int, count: int, rng: np.random.Generator) -> 
 
 def _cut(
     scenes: Scenes, recipe: Recipe, rng: np.random.Generator
-) -> tuple[list[Plane], list[Plane], degrade.Degradation]:
-    """Patches of one sequence, from a few of its frames."""
-    target = scenes.draw(rng)
+) -> tuple[list[Plane], list[Plane], float, degrade.Degradation]:
+    """Patches of one sequence, from a few of its frames, and its level."""
     how = degrade.draw(recipe.mix, recipe.scale, rng)
-    received = degrade.degrade(target, how, rng)
+    result = degrade.degrade(scenes.draw(rng), how, rng)
+    received = result.lumas
     side, scale = recipe.size.patch_px, recipe.scale
     if min(received[0].shape) < side:
         raise TrainingError(
@@ -123,8 +124,8 @@ def _cut(
         for y, x in _positions(received[t], side, count, rng):
             lows.append(received[t][y : y + side, x : x + side])
             top, left = y * scale, x * scale
-            highs.append(target[t][0][top : top + side * scale, left : left + side * scale])
-    return lows, highs, how
+            highs.append(result.targets[t][top : top + side * scale, left : left + side * scale])
+    return lows, highs, result.level, how
 
 
 @functools.lru_cache(maxsize=1)
@@ -140,17 +141,19 @@ def _make_shard(recipe: Recipe, photos: list[Path], clips: list[Path], folder: P
     number = 0 if validation else 1 + int(folder.name.rsplit("-", 1)[1])
     count = recipe.size.validation_sequences if validation else recipe.size.sequences_per_shard
     scenes = _scenes(tuple(photos), tuple(clips), recipe.scene)
-    lows, highs, records = [], [], []
+    lows, highs, levels, records = [], [], [], []
     for i in range(count):
         rng = np.random.default_rng([recipe.seed, number, i])
-        low, high, how = _cut(scenes, recipe, rng)
+        low, high, level, how = _cut(scenes, recipe, rng)
         lows += low
+        levels += [level] * len(low)
         highs += high
         records.append(asdict(how))
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     np.save(partial / "low.npy", np.stack(lows))
     np.save(partial / "high.npy", np.stack(highs))
+    np.save(partial / "level.npy", np.array(levels, np.float32))
     (partial / "shard.json").write_text(json.dumps(records))
     partial.rename(folder)
 
@@ -158,7 +161,7 @@ def _make_shard(recipe: Recipe, photos: list[Path], clips: list[Path], folder: P
 def _open(folders: Sequence[Path]) -> Patches:
     lows = [np.load(folder / "low.npy", mmap_mode="r") for folder in folders]
     highs = [np.load(folder / "high.npy", mmap_mode="r") for folder in folders]
-    return Patches(lows, highs)
+    return Patches(lows, highs, [np.load(folder / "level.npy") for folder in folders])
 
 
 def make_pool(recipe: Recipe, data: Sequence[Path], out: Path, jobs: int = 1) -> tuple[Patches, Patches]:

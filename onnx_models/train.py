@@ -28,7 +28,7 @@ from onnx_models.pool import Patches, make_pool
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from onnx_models.config import Config, TrainPlan
@@ -37,6 +37,8 @@ CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
 SHAVE_PX = 8
 VALIDATION_PATCHES = 320
+LEVEL_JITTER = 0.05
+"""Standard deviation: in use the level of a stream is an estimate."""
 
 
 def rate_factor(plan: TrainPlan, step: int) -> float:
@@ -65,15 +67,16 @@ def make_optimisers(network: Network, plan: TrainPlan) -> list[torch.optim.Optim
     return optimisers
 
 
-def make_batch(patches: Patches, config: Config, step: int, device: str) -> tuple[Tensor, Tensor]:
-    """Random crops, flipped and transposed: float32 `[B,1,c,c]` and `[B,1,s*c,s*c]`, 0..1."""
+def make_batch(patches: Patches, config: Config, step: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Random crops, flipped and transposed: float32 `[B,1,c,c]` and `[B,1,s*c,s*c]`, 0..1; levels `[B]`."""
     plan, scale = config.train, config.shape.scale
     rng = np.random.default_rng([config.seed, step])
     side = plan.crop_px
     lows = np.empty((plan.batch, 1, side, side), np.uint8)
     highs = np.empty((plan.batch, 1, side * scale, side * scale), np.uint8)
+    levels = np.empty(plan.batch, np.float32)
     for b in range(plan.batch):
-        low, high = patches.pair(int(rng.integers(len(patches))))
+        low, high, levels[b] = patches.sample(int(rng.integers(len(patches))))
         y, x = rng.integers(low.shape[0] - side + 1, size=2)
         low = low[y : y + side, x : x + side]
         high = high[y * scale : (y + side) * scale, x * scale : (x + side) * scale]
@@ -82,7 +85,9 @@ def make_batch(patches: Patches, config: Config, step: int, device: str) -> tupl
         low, high = low[::step_y, ::step_x], high[::step_y, ::step_x]
         lows[b, 0], highs[b, 0] = (low.T, high.T) if transpose else (low, high)
     low_codes, high_codes = (torch.from_numpy(codes).to(device) for codes in (lows, highs))
-    return low_codes.float() / 255, high_codes.float() / 255
+    levels += rng.normal(0, LEVEL_JITTER, plan.batch).astype(np.float32)
+    level = torch.from_numpy(levels.clip(0, 1)).to(device)
+    return low_codes.float() / 255, high_codes.float() / 255, level
 
 
 def _psnr(out: Tensor, target: Tensor) -> Tensor:
@@ -100,10 +105,10 @@ def validate(network: Network, patches: Patches, device: str) -> tuple[float, fl
     step = max(1, len(patches) // VALIDATION_PATCHES)
     totals, count = [0.0, 0.0], 0
     for index in range(0, len(patches), step):
-        low, high = (np.array(p, np.float32)[None, None] for p in patches.pair(index))
-        x = torch.from_numpy(low).to(device) / 255
-        target = torch.from_numpy(high).to(device)
-        totals[0] += float(_psnr(network(x), target).sum())
+        *pair, level = patches.sample(index)
+        low, target = (torch.from_numpy(np.array(p, np.float32)[None, None]).to(device) for p in pair)
+        x = low / 255
+        totals[0] += float(_psnr(network(x, level=torch.tensor([level], device=device)), target).sum())
         totals[1] += float(_psnr(network.interpolate(x), target).sum())
         count += 1
     return totals[0] / count, totals[1] / count
@@ -139,6 +144,8 @@ class Place:
     """Where the pool lies, to share one between trainings; default: the training's folder."""
     threads: int | None = None
     """Of torch on the CPU; default: torch decides."""
+    compile: bool = False
+    """Let torch compile the network first: half a minute, then up to 1.6 times the speed."""
 
 
 HERE = Place()
@@ -178,6 +185,9 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.network = Network(config.shape, reparam=config.train.reparam).to(place.device)
         self.ema = copy.deepcopy(self.network)
+        self.residual: Callable[[Tensor, Tensor], Tensor] = self.network.residual
+        if place.compile:
+            self.residual = torch.compile(self.network.residual, dynamic=False)
         self.optimisers = make_optimisers(self.network, config.train)
         self.step, self.minutes = 0, 0.0
         if (out / CHECKPOINT).exists():
@@ -217,9 +227,11 @@ class Trainer:
     def _update(self) -> float:
         """One optimisation step; returns the loss."""
         plan = self.config.train
-        low, high = make_batch(self.patches, self.config, self.step, self.device)
+        low, high, level = make_batch(self.patches, self.config, self.step, self.device)
         interpolated = self.network.interpolate(low)
-        out = interpolated + self.network.residual(low)
+        with torch.autocast(self.device, torch.bfloat16, enabled=plan.precision == "bf16"):
+            residual = self.residual(low, level)
+        out = interpolated + residual.float()
         loss = loss_of(plan.loss, out, high, interpolated)
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
@@ -278,6 +290,6 @@ class Trainer:
 
 def command(args: argparse.Namespace) -> str:
     """`train`: returns the checkpoint's path."""
-    place = Place(args.device, args.jobs, args.pool, args.threads)
+    place = Place(args.device, args.jobs, args.pool, args.threads, args.compile)
     trainer = Trainer(load_config(args.config), args.data, args.out, args.start_from, place)
     return str(trainer.run())

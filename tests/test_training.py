@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -18,6 +19,7 @@ pytest.importorskip("onnxruntime", reason="the extra `train` (onnxruntime) is no
 from onnx_models import cards, degrade  # noqa: E402
 from onnx_models.__main__ import main  # noqa: E402
 from onnx_models.checkpoint import load_checkpoint  # noqa: E402
+from onnx_models.codecs import Coding  # noqa: E402
 from onnx_models.config import load_config  # noqa: E402
 from onnx_models.errors import TrainingError  # noqa: E402
 from onnx_models.export import check_parity, export  # noqa: E402
@@ -35,7 +37,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 CONFIGS = sorted((Path(cards.__file__).parent / "configs").glob("*.toml"))
-SHAPES = [Shape(2, 8, 1, 1), Shape(2, 8, 1, 2), Shape(1, 8, 1, 2), Shape(3, 8, 0, 1), Shape(4, 8, 1, 2)]
+PLAIN = degrade.Degradation(2, "bicubic", 0.0, 0, 0.0, 0.0, False, 0.0, 0.0, ())
+SHAPES = [
+    Shape(2, 8, 1, 1),
+    Shape(2, 8, 1, 2, conditioned=True),
+    Shape(1, 8, 1, 2),
+    Shape(3, 8, 0, 1),
+    Shape(4, 8, 1, 2),
+]
 CONFIG = """
 name = "tiny"
 [shape]
@@ -275,7 +284,8 @@ def test_nothing_beyond_the_halo_is_seen(shape: Shape) -> None:
     changed = luma.clone()
     changed[..., : side // 2 - side // 2 % shape.unshuffle, :] = 0
     with torch.no_grad():
-        differs = (network(luma) != network(changed)).any(dim=3)[0, 0]
+        level = torch.tensor([0.5])
+        differs = (network(luma, level=level) != network(changed, level=level)).any(dim=3)[0, 0]
     border = (side // 2 - side // 2 % shape.unshuffle + halo) * shape.scale
     assert differs[: border - halo * shape.scale].any()
     assert not differs[border:].any()
@@ -316,19 +326,54 @@ def test_degradations_are_seeded_and_recorded() -> None:
         results.append((how, degrade.degrade(sequence(), how, rng)))
     assert results[0][0] == results[1][0]
     assert results[0][0].noise_sigma > 0
-    np.testing.assert_array_equal(results[0][1], results[1][1])
-    assert results[0][1][0].shape == (48, 64)
+    np.testing.assert_array_equal(results[0][1].lumas, results[1][1].lumas)
+    np.testing.assert_array_equal(results[0][1].targets, results[1][1].targets)
+    assert results[0][1].level == results[1][1].level > 0
+    assert results[0][1].lumas[0].shape == (48, 64)
 
 
-def test_compression_grows_with_crf() -> None:
-    lumas = [planes[0] for planes in sequence()]
-    scores, sizes = [], []
-    for crf in (10, 23, 36):
-        decoded, size = degrade.encode_decode(sequence(), crf=crf)
-        scores.append(psnr(decoded[2], lumas[2]))
-        sizes.append(size)
-    assert scores == sorted(scores, reverse=True)
-    assert sizes == sorted(sizes, reverse=True)
+def test_a_brighter_exposure_brightens_input_and_target() -> None:
+    how = dataclasses.replace(PLAIN, exposure=0.5)
+    received = degrade.degrade(sequence(4), how, np.random.default_rng(0))
+    for lumas in (received.lumas, received.targets):
+        means = [luma.mean() for luma in lumas]
+        assert means == sorted(means)
+        assert means[-1] > means[0] + 10
+
+
+@pytest.mark.parametrize("angle", [0.0, np.pi / 2, 0.7])
+def test_motion_blurs_along_its_direction(angle: float) -> None:
+    dot = np.zeros((32, 32), np.uint8)
+    dot[16, 16] = 255
+    grey = np.full((16, 16), 128, np.uint8)
+    how = dataclasses.replace(PLAIN, scale=1, motion_blur_px=6, motion_angle=angle)
+    seen = degrade.degrade([(dot, grey, grey)], how, np.random.default_rng(0)).lumas[0].astype(float)
+    rows, cols = np.indices(seen.shape) - 16
+    along = cols * np.cos(angle) + rows * np.sin(angle)
+    across = rows * np.cos(angle) - cols * np.sin(angle)
+    assert abs((seen * along).sum() / seen.sum()) < 0.3
+    assert (seen * along**2).sum() > 5 * (seen * across**2).sum()
+
+
+def test_sharpening_overshoots() -> None:
+    luma = np.full((64, 64), 100, np.uint8)
+    luma[:, 32:] = 150
+    grey = np.full((32, 32), 128, np.uint8)
+    received = degrade.degrade([(luma, grey, grey)], dataclasses.replace(PLAIN, sharpen=1.0), np.random.default_rng(0))
+    assert received.lumas[0].min() < 95
+    assert received.lumas[0].max() > 155
+    assert received.level == 0
+
+
+def test_the_level_of_noise_and_compression_adds_up() -> None:
+    def level(noise: float, *codings: Coding) -> float:
+        how = dataclasses.replace(PLAIN, noise_sigma=noise, codings=codings)
+        return degrade.degrade(sequence(), how, np.random.default_rng(0)).level
+
+    once, heavy = Coding("jpeg", 60), Coding("h264", 29)
+    assert level(0) == 0
+    assert 0 < level(2) < level(2, once) < level(4, once) < level(4, once, heavy) < 1
+    assert level(0, once) < level(0, once, once)
 
 
 @pytest.mark.parametrize("kind", degrade.KERNELS)
@@ -351,7 +396,7 @@ def test_a_pool_is_the_same_for_a_seed_and_cached(data: Path, trained: Path, tmp
     assert len(cached) == len(again) == 16
     assert len(held_out) == 4
     for index in range(len(again)):
-        for ours, theirs in zip(cached.pair(index), again.pair(index), strict=True):
+        for ours, theirs in zip(cached.sample(index), again.sample(index), strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
 
@@ -359,7 +404,7 @@ def test_inputs_and_targets_of_a_pool_show_the_same_place(data: Path, trained: P
     patches, _ = make_pool(load_config(trained / "tiny.toml").recipe, [data], trained)
     here, shifted = [], []
     for index in range(len(patches)):
-        low, high = patches.pair(index)
+        low, high, _ = patches.sample(index)
         up = bicubic(low, 2)
         here.append(psnr(up, high, 8))
         shifted.append(psnr(np.roll(up, 1, axis=1), high, 8))

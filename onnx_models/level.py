@@ -1,0 +1,73 @@
+"""The `level` input of conditioned networks: how degraded a stream is, from 0 (clean) to 1 (heavy).
+
+Level is the logarithm of an error in code values. Quantisation with step q leaves an error of at most q / sqrt(12)
+(uniform distribution), so a quantiser and sensor noise have a common measure, expressed as the H.264 quantisation
+parameter with that step: q = 0.625 * 2^(QP / 6) (ITU-T H.264, table 8-12 and equation 8-350; 6 more is twice the step).
+
+    QP     10    16    22    28    34    40    42
+    noise  0.6   1.1   2.3   4.6   9.2   18    23     standard deviation, 8-bit code values
+    level  0     0.19  0.38  0.56  0.75  0.94  1
+
+Training computes it from what was done to a sequence, `streamer` from the decoder or from the picture.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+
+CLEAN_QP, HEAVY_QP = 10.0, 42.0
+"""Quantisation parameters of level 0 and 1."""
+_STEP_AT_0 = 0.625
+
+
+def step_of_qp(qp: float) -> float:
+    """The quantiser step in code values of an H.264 quantisation parameter."""
+    return float(_STEP_AT_0 * 2 ** (qp / 6))
+
+
+def qp_of_step(step: float) -> float:
+    """The inverse of `step_of_qp`; -inf for no quantisation."""
+    return 6 * math.log2(step / _STEP_AT_0) if step > 0 else -math.inf
+
+
+def level_of(qp: float = -math.inf, noise_sigma: float = 0.0) -> float:
+    """The level of a stream.
+
+    Args:
+        qp: mean H.264 quantisation parameter over the frames' blocks; -inf: not compressed.
+        noise_sigma: standard deviation of additive noise in 8-bit code values.
+
+    Returns:
+        0..1; the two errors add as variances.
+    """
+    error = math.hypot(step_of_qp(qp) / math.sqrt(12), noise_sigma)
+    total_qp = qp_of_step(error * math.sqrt(12))
+    return min(1.0, max(0.0, (total_qp - CLEAN_QP) / (HEAVY_QP - CLEAN_QP)))
+
+
+_HEADER = struct.Struct("=I4xQQii32x")
+"""AVVideoEncParams: number of blocks, offset and size of a block, type, QP of the frame, offsets a plane."""
+_BLOCK_SIZE = 20
+"""AVVideoBlockParams: x, y, width, height, difference to the frame's QP, as int."""
+_H264, _MPEG = 1, 2
+"""Its types: QP of H.264; quantiser steps of MPEG-1, -2 and -4."""
+
+
+def qp_of_venc_params(content: bytes) -> float | None:
+    """The mean quantisation parameter in FFmpeg's side data of type AV_FRAME_DATA_VIDEO_ENC_PARAMS.
+
+    Args:
+        content: the side data's bytes (libavutil/video_enc_params.h), whose blocks are of one size.
+
+    Returns:
+        As an H.264 parameter; None for other codecs and malformed content.
+    """
+    if len(content) < _HEADER.size:
+        return None
+    blocks, offset, size, kind, qp = _HEADER.unpack_from(content)
+    if kind not in (_H264, _MPEG) or len(content) < offset + blocks * size or size % 4 or size < _BLOCK_SIZE:
+        return None
+    numbers = memoryview(content)[offset : offset + blocks * size].cast("i")
+    mean = qp + (sum(numbers[4 :: size // 4]) / blocks if blocks else 0.0)
+    return mean if kind == _H264 else qp_of_step(mean) if mean > 0 else None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def _add_sets(command: argparse.ArgumentParser) -> None:
     command.add_argument("--clips", type=Path, nargs="+", default=[], help="folders of clips")
     command.add_argument("--photos", type=Path, nargs="+", default=[], help="folders of photos")
-    command.add_argument("--frames", type=int, default=32, help="of each clip")
+    command.add_argument("--pictures", type=Path, nargs="+", default=[], help="folders of published sets, one each")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,16 +38,18 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("name")
     export.add_argument("--folder", type=Path, help="default: the shipped models")
     _add_sets(export)
-    export.add_argument("--reduce", type=int, nargs="+", default=[1, 2], help="reduce the originals first")
+    export.add_argument("--reduce", type=int, default=2, help="measure on clips a second time, reduced by this first")
     export.add_argument("--clips-name", default="development clips", help="for the card")
     export.add_argument("--photos-name", default="development photographs", help="for the card")
-    evaluate = commands.add_parser("evaluate", help="PSNR-Y and SSIM against interpolations")
+    evaluate = commands.add_parser("evaluate", help="PSNR-Y and SSIM against interpolation or input")
     evaluate.add_argument("model", help="name in the zoo, or an ONNX file")
     _add_sets(evaluate)
+    evaluate.add_argument("--frames", type=int, default=32, help="of each clip")
     evaluate.add_argument("--every", type=int, default=4, help="score one frame in so many")
     evaluate.add_argument("--reduce", type=int, default=1, help="reduce the originals first")
     evaluate.add_argument("--threads", type=int, default=1)
     evaluate.add_argument("--json", type=Path, help="write every figure here")
+    commands.add_parser("table", help="the README's table of models, from their cards")
     return parser
 
 

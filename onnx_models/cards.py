@@ -26,12 +26,14 @@ class Metric:
     """One measured figure."""
 
     name: str
-    """What is measured, e.g. "PSNR-Y gain over Lanczos, CRF 23"."""
+    """What is measured, e.g. "PSNR-Y gain over lanczos"."""
     value: float
     unit: str
     """e.g. "dB"; empty for a pure number."""
     set: str
     """What it was measured on."""
+    condition: str
+    """What the pictures went through before, e.g. "CRF 23"."""
     protocol: str
     """How."""
 

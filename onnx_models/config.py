@@ -43,6 +43,8 @@ class TrainPlan:
     precision: str = "f32"
     """f32, or bf16: layers in bfloat16 (weights, loss and averages stay f32), about twice as fast
     where the processor has it."""
+    precise_share: float = 0.1
+    """The last share of the steps, which is in f32 in any case."""
     clip_norm: float = 0.5
     ema: float = 0.999
     loss: str = "l1"

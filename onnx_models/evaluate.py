@@ -1,15 +1,16 @@
-"""All figures of a card: fidelity on clips as streams deliver them, and on photographs.
+"""All figures of a card: fidelity on clips as streams deliver them, on photographs, and on published sets.
 
-Protocol: reduce the original luma by the model's scale with antialiased bicubic, encode with x264
-(veryfast, 30 fps, default GOP) at each CRF, decode, upscale, compare with the original luma on
-every `every`-th frame, a border of 4 pixels shaved; mean over frames, then over clips.
+Clips: the original luma is reduced by the model's scale with antialiased bicubic, degraded, enhanced, and compared with
+the original on every `every`-th frame, a border of 4 pixels shaved; mean over frames, then over clips. A conditioned
+model is told the level that its stream really has.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -22,24 +23,66 @@ from onnx_models.cards import CardError, load_card, read_card
 from onnx_models.codecs import Coding, transcode
 from onnx_models.degrade import reduce_luma, reduce_planes, to_codes
 from onnx_models.errors import TrainingError
-from onnx_models.level import level_of
+from onnx_models.level import level_of, step_of_qp
 from onnx_models.quality import Luma, bicubic, lanczos, psnr, ssim
-from onnx_models.scenes import Planes, find_files, read_clip, read_photo
+from onnx_models.scenes import PHOTO_SUFFIXES, Planes, find_files, read_clip, read_photo
 
 if TYPE_CHECKING:
     import argparse
 
     from numpy.typing import NDArray
 
-CRFS: tuple[int | None, ...] = (None, 18, 23, 28, 33)
 SHAVE_PX = 4
-Upscale = Callable[[Luma, float], Luma]
+Enhance = Callable[[Luma, float], Luma]
 """Luma and the level of its stream to enhanced luma."""
 
 
 @dataclass(frozen=True)
+class Condition:
+    """What a stream went through on its way."""
+
+    crf: int | None = None
+    """Of x264 (veryfast, 30 fps, its default distance of key frames); None: not compressed."""
+    noise_sigma: float = 0.0
+    """Additive Gaussian noise before that, in 8-bit code values, the same for a frame's number."""
+    jpeg: int | None = None
+    """Quality of libjpeg instead, frame by frame."""
+
+    def __str__(self) -> str:
+        parts = [f"noise {self.noise_sigma:g}"] if self.noise_sigma else []
+        parts += [f"CRF {self.crf}"] if self.crf is not None else []
+        parts += [f"JPEG q{self.jpeg}"] if self.jpeg is not None else []
+        return " + ".join(parts) or "clean"
+
+    def apply(self, sequence: Sequence[Planes]) -> tuple[list[Luma], float]:
+        """Received luma planes and their level."""
+        if self.noise_sigma:
+            sequence = [(self._noisy(planes[0], t), *planes[1:]) for t, planes in enumerate(sequence)]
+        if self.crf is None and self.jpeg is None:
+            return [planes[0] for planes in sequence], level_of(noise_sigma=self.noise_sigma)
+        coding = Coding("h264", self.crf) if self.crf is not None else Coding("jpeg", self.jpeg or 0)
+        decoded = transcode(sequence, coding)
+        error = math.hypot(self.noise_sigma, step_of_qp(decoded.qp) / math.sqrt(12))
+        return [planes[0] for planes in decoded.sequence], level_of(noise_sigma=error)
+
+    def _noisy(self, luma: Luma, number: int) -> Luma:
+        noise = np.random.default_rng(number).normal(0, self.noise_sigma, luma.shape)
+        return to_codes(luma + noise)
+
+
+CLEAN = Condition()
+CLIP_CONDITIONS = (
+    CLEAN,
+    *(Condition(crf) for crf in (18, 23, 28, 33, 38)),
+    *(Condition(noise_sigma=sigma) for sigma in (2, 5)),
+    Condition(28, noise_sigma=4),
+)
+JPEG_CONDITIONS = tuple(Condition(jpeg=quality) for quality in (10, 20, 30, 40))
+
+
+@dataclass(frozen=True)
 class Score:
-    """Mean fidelity of one method on one set."""
+    """Mean fidelity of one method."""
 
     psnr_db: float
     ssim: float
@@ -59,7 +102,7 @@ def mean_scores(scores: Sequence[Mapping[str, Score]]) -> Scores:
     }
 
 
-class OnnxUpscaler:
+class OnnxEnhancer:
     """A model through ONNX Runtime on the CPU; sizes are padded and cropped here.
 
     Args:
@@ -98,9 +141,8 @@ class OnnxUpscaler:
         return out[: height * scale, : width * scale]
 
 
-def open_upscaler(model: str, threads: int = 1) -> OnnxUpscaler:
-    """A model by its name in the zoo, or by the path of an ONNX file (with a card beside it or
-    without).
+def open_enhancer(model: str, threads: int = 1) -> OnnxEnhancer:
+    """A model by its name in the zoo, or by the path of an ONNX file (with a card beside it or without).
 
     Raises:
         TrainingError: no such model, or it cannot be opened.
@@ -116,37 +158,47 @@ def open_upscaler(model: str, threads: int = 1) -> OnnxUpscaler:
             multiple = 4
     except CardError as error:
         raise TrainingError(str(error)) from error
-    return OnnxUpscaler(path, multiple_of=multiple, threads=threads)
+    return OnnxEnhancer(path, multiple_of=multiple, threads=threads)
 
 
-def compare(low: Luma, original: Luma, methods: Mapping[str, Upscale], level: float = 0.0) -> Scores:
+def methods_of(enhancer: OnnxEnhancer) -> dict[str, Enhance]:
+    """What is compared, the model last: interpolations, or the input itself where the size stays."""
+    scale = enhancer.scale
+    if scale == 1:
+        return {"input": lambda luma, _: luma, "model": enhancer.run}
+    return {
+        "bicubic": lambda luma, _: bicubic(luma, scale),
+        "lanczos": lambda luma, _: lanczos(luma, scale),
+        "model": enhancer.run,
+    }
+
+
+def compare(
+    low: Luma, original: Luma, methods: Mapping[str, Enhance], level: float = 0.0, shave_px: int = SHAVE_PX
+) -> Scores:
     """Scores of every method on one frame."""
     scores = {}
-    for name, upscale in methods.items():
-        out = upscale(low, level)
+    for name, enhance in methods.items():
+        out = enhance(low, level)
         reference = original[: out.shape[0], : out.shape[1]]
-        scores[name] = Score(psnr(out, reference, SHAVE_PX), ssim(out, reference, SHAVE_PX))
+        scores[name] = Score(psnr(out, reference, shave_px), ssim(out, reference, shave_px))
     return scores
 
 
 def score_clip(
     sequence: Sequence[Planes],
-    methods: Mapping[str, Upscale],
+    methods: Mapping[str, Enhance],
     scale: int,
-    crfs: Sequence[int | None] = CRFS,
+    conditions: Sequence[Condition] = CLIP_CONDITIONS,
     every: int = 4,
 ) -> dict[str, Scores]:
-    """Scores of one clip by CRF ("none", "18", ...)."""
+    """Scores of one clip by condition ("clean", "CRF 18", ...)."""
     low = [reduce_planes(planes, scale) for planes in sequence]
     results = {}
-    for crf in crfs:
-        lumas, level = [planes[0] for planes in low], 0.0
-        if crf is not None:
-            decoded = transcode(low, Coding("h264", crf))
-            lumas, level = [planes[0] for planes in decoded.sequence], level_of(decoded.qp)
+    for condition in conditions:
+        lumas, level = condition.apply(low)
         picked = range(min(1, len(low) - 1), len(low), every)
-        frames = [compare(lumas[t], sequence[t][0], methods, level) for t in picked]
-        results["none" if crf is None else str(crf)] = mean_scores(frames)
+        results[str(condition)] = mean_scores([compare(lumas[t], sequence[t][0], methods, level) for t in picked])
     return results
 
 
@@ -172,6 +224,22 @@ def _bt601(bgr: NDArray[np.uint8]) -> Luma:
     return to_codes(bgr @ np.array([24.966, 128.553, 65.481]) / 255 + 16)
 
 
+def score_picture(path: Path, methods: Mapping[str, Enhance], scale: int) -> dict[str, Scores]:
+    """Scores of one picture of a published set: reduced by the scale, or, where the size stays, through JPEG.
+
+    A border of `scale` pixels is shaved from enlarged pictures, as publications do.
+    """
+    low, original = paper_pair(path, scale)
+    if scale > 1:
+        return {str(CLEAN): compare(low, original, methods, shave_px=scale)}
+    results = {}
+    for condition in JPEG_CONDITIONS:
+        half = np.full((original.shape[0] // 2, original.shape[1] // 2), 128, np.uint8)
+        (received,), level = condition.apply([(original, half, half)])
+        results[str(condition)] = compare(received, original, methods, level, shave_px=0)
+    return results
+
+
 @dataclass(frozen=True)
 class Sampling:
     """What of a clip is measured."""
@@ -184,7 +252,7 @@ class Sampling:
     """The original is reduced by this first, which averages out its own compression."""
 
     def __str__(self) -> str:
-        first = f"; originals reduced by {self.reduce} first" if self.reduce > 1 else ""
+        first = f", originals reduced by {self.reduce} first" if self.reduce > 1 else ""
         return f"first {self.frames} frames, one in {self.every}{first}"
 
 
@@ -192,84 +260,123 @@ DEFAULT_SAMPLING = Sampling()
 
 
 @dataclass(frozen=True)
-class Report:
-    """Everything measured; clips by name and CRF, photographs in the mean."""
+class Row:
+    """Scores on one member of a set under one condition."""
 
-    model: str
-    protocol: str
-    clips: dict[str, dict[str, Scores]]
-    photos: Scores | None
+    set: str
+    """"clips", "photos", or the name of a folder of pictures."""
+    item: str
+    condition: str
+    scores: Scores
 
     @property
-    def mean(self) -> dict[str, Scores]:
-        """Mean over the clips, by CRF."""
-        if not self.clips:
-            return {}
-        crfs = next(iter(self.clips.values()))
-        return {crf: mean_scores([clip[crf] for clip in self.clips.values()]) for crf in crfs}
+    def baseline(self) -> str:
+        """The method that gains are over: Lanczos, or the input."""
+        return "lanczos" if "lanczos" in self.scores else "input"
 
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self) | {
-            "mean": {crf: {name: asdict(score) for name, score in scores.items()} for crf, scores in self.mean.items()}
-        }
+    @property
+    def gain_db(self) -> float:
+        """PSNR-Y over the baseline."""
+        return self.scores["model"].psnr_db - self.scores[self.baseline].psnr_db
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything measured."""
+
+    model: str
+    rows: tuple[Row, ...]
+    protocols: dict[str, str]
+    """How each set was measured."""
+
+    @property
+    def means(self) -> tuple[Row, ...]:
+        """Mean of each set under each condition."""
+        groups: dict[tuple[str, str], list[Scores]] = {}
+        for row in self.rows:
+            groups.setdefault((row.set, row.condition), []).append(row.scores)
+        return tuple(Row(group, "mean", condition, mean_scores(found)) for (group, condition), found in groups.items())
+
+    @property
+    def worst(self) -> Row | None:
+        """The clip and condition with the smallest gain."""
+        clips = [row for row in self.rows if row.set == CLIPS]
+        return min(clips, key=lambda row: row.gain_db, default=None)
+
+
+CLIPS, PHOTOS = "clips", "photos"
 
 
 def evaluate(
     model: str,
-    clips: Sequence[Path],
+    clips: Sequence[Path] = (),
     photos: Sequence[Path] = (),
+    pictures: Sequence[Path] = (),
     sampling: Sampling = DEFAULT_SAMPLING,
     threads: int = 1,
 ) -> Report:
-    """Measure a model against bicubic and Lanczos.
+    """Measure a model against interpolations, or against its input.
 
     Args:
         model: name in the zoo or path of an ONNX file.
-        clips, photos: folders.
+        clips, photos: folders, searched with everything below them; photos are only reduced.
+        pictures: folders of published sets, one set each.
         sampling: what of a clip is measured.
         threads: of the model.
 
     Raises:
         TrainingError: model or data cannot serve.
     """
-    upscaler = open_upscaler(model, threads)
-    scale = upscaler.scale
-    methods: dict[str, Upscale] = {
-        "bicubic": lambda luma, _: bicubic(luma, scale),
-        "lanczos": lambda luma, _: lanczos(luma, scale),
-        "model": upscaler.run,
-    }
-    by_clip = {}
-    for path in find_files(clips)[1] if clips else []:
-        sequence = read_clip(path, sampling.reduce, sampling.frames)
-        by_clip[path.stem] = score_clip(sequence, methods, scale, every=sampling.every)
-    pictures = []
-    for path in find_files(photos)[0] if photos else []:
-        planes = read_photo(path, 16 * scale)
-        pictures.append(compare(reduce_planes(planes, scale)[0], planes[0], methods))
-    if not by_clip and not pictures:
-        raise TrainingError("nothing to evaluate on: give --clips or --photos with usable files")
-    return Report(model, str(sampling), by_clip, mean_scores(pictures) if pictures else None)
+    enhancer = open_enhancer(model, threads)
+    scale, methods = enhancer.scale, methods_of(enhancer)
+
+    def measure() -> Iterator[Row]:
+        for path in find_files(clips)[1] if clips else []:
+            sequence = read_clip(path, sampling.reduce, sampling.frames)
+            for condition, scores in score_clip(sequence, methods, scale, every=sampling.every).items():
+                yield Row(CLIPS, path.stem, condition, scores)
+        for path in find_files(photos)[0] if photos and scale > 1 else []:
+            planes = read_photo(path, 16 * scale)
+            yield Row(PHOTOS, path.stem, str(CLEAN), compare(reduce_planes(planes, scale)[0], planes[0], methods))
+        for folder in pictures:
+            for path in sorted(p for p in folder.glob("*") if p.suffix.lower() in PHOTO_SUFFIXES):
+                for condition, scores in score_picture(path, methods, scale).items():
+                    yield Row(folder.name, path.stem, condition, scores)
+
+    rows = tuple(measure())
+    if not rows:
+        raise TrainingError("nothing to evaluate on: give --clips, --photos or --pictures with usable files")
+    return Report(model, rows, {name: _protocol(name, scale, sampling) for name in {row.set: None for row in rows}})
+
+
+def _protocol(name: str, scale: int, sampling: Sampling) -> str:
+    reduced = f"reduced by {scale} (antialiased bicubic), " if scale > 1 else ""
+    if name == CLIPS:
+        return f"luma {reduced}degraded (x264 veryfast, noise), border of {SHAVE_PX} px left out; {sampling}"
+    if name == PHOTOS:
+        return f"luma {reduced}border of {SHAVE_PX} px left out"
+    if scale == 1:
+        return "BT.601 luma through libjpeg"
+    return f"as published: RGB {reduced}BT.601 luma, border of {scale} px left out"
 
 
 def table(report: Report) -> str:
-    """PSNR-Y in dB (SSIM) a line, and the gains over bicubic and Lanczos."""
-    lines = [f"{'set':24} {'CRF':>5} {'bicubic':>15} {'lanczos':>15} {'model':>15}  gain over both"]
-    rows = [(name, crf, s) for name, clip in report.clips.items() for crf, s in clip.items()]
-    rows += [("mean of clips", crf, s) for crf, s in report.mean.items()]
-    rows += [("photos", "none", report.photos)] if report.photos else []
-    for name, crf, scores in rows:
-        cells = " ".join(f"{s.psnr_db:6.2f} ({s.ssim:.4f})" for s in scores.values())
-        gains = [scores["model"].psnr_db - scores[m].psnr_db for m in ("bicubic", "lanczos")]
-        lines.append(f"{name:24} {crf:>5} {cells}  {gains[0]:+.2f} {gains[1]:+.2f}")
+    """PSNR-Y in dB (SSIM) a line, and the gain over Lanczos or the input."""
+    methods = list(report.rows[0].scores)
+    lines = [f"{'set':36} {'condition':>17} {' '.join(f'{method:>15}' for method in methods)}  gain"]
+    for row in (*report.rows, *report.means):
+        if row.set not in (CLIPS, "mean") and row.item != "mean":
+            continue  # single pictures are many, and in the JSON
+        cells = " ".join(f"{s.psnr_db:6.2f} ({s.ssim:.4f})" for s in row.scores.values())
+        lines.append(f"{f'{row.set} {row.item}':36} {row.condition:>17} {cells}  {row.gain_db:+.3f}")
     return "\n".join(lines)
 
 
 def command(args: argparse.Namespace) -> str:
     """`evaluate`: returns the table."""
     sampling = Sampling(args.frames, args.every, args.reduce)
-    report = evaluate(args.model, args.clips, args.photos, sampling, args.threads)
+    report = evaluate(args.model, args.clips, args.photos, args.pictures, sampling, args.threads)
     if args.json:
-        args.json.write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
+        found = asdict(report) | {"means": [asdict(row) for row in report.means]}
+        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return table(report)

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx_models.cards import ZOO, Metric, ModelCard, read_card, verify
 from onnx_models.checkpoint import Checkpoint, load_checkpoint
 from onnx_models.errors import TrainingError
-from onnx_models.evaluate import Sampling, evaluate
+from onnx_models.evaluate import CLIPS, PHOTOS, Sampling, evaluate
 from onnx_models.graph import build_model, reference
 
 if TYPE_CHECKING:
@@ -107,33 +107,27 @@ def _probes(multiple_of: int) -> Iterator[NDArray[np.uint8]]:
         yield rng.integers(0, 256, (height, width), np.uint8)
 
 
-def metrics_of(report: Report, clips: str, photos: str) -> tuple[Metric, ...]:
-    """The figures of an evaluation as a card holds them; the sets are described in words."""
+def metrics_of(report: Report, names: Mapping[str, str]) -> tuple[Metric, ...]:
+    """The means of an evaluation as a card holds them.
+
+    Args:
+        report: what was measured.
+        names: what the card calls the sets "clips" and "photos"; others keep the name of their folder.
+    """
     metrics = []
-    protocol = (
-        "reduce by the scale (antialiased bicubic), x264 veryfast, decode, upscale, luma against "
-        f"the original, border 4; {report.protocol}"
-    )
-    rows = [(clips, crf, scores) for crf, scores in report.mean.items()]
-    rows += [(photos, "none", report.photos)] if report.photos else []
-    for where, crf, scores in rows:
-        how = f"{protocol}; CRF {crf}"
-        own, other = scores["model"], scores["lanczos"]
-        gain = own.psnr_db - other.psnr_db
+    for row in report.means:
+        where = (names.get(row.set, row.set), row.condition, report.protocols[row.set])
+        own = row.scores["model"]
         metrics += [
-            Metric("PSNR-Y", round(own.psnr_db, 3), "dB", where, how),
-            Metric("PSNR-Y gain over Lanczos", round(gain, 3), "dB", where, how),
-            Metric("SSIM-Y", round(own.ssim, 4), "", where, how),
+            Metric("PSNR-Y", round(own.psnr_db, 3), "dB", *where),
+            Metric(f"PSNR-Y gain over {row.baseline}", round(row.gain_db, 3), "dB", *where),
+            Metric("SSIM-Y", round(own.ssim, 4), "", *where),
         ]
-    if report.clips:
-        worst = min(
-            (scores["model"].psnr_db - scores["lanczos"].psnr_db, f"{clip}, CRF {crf}")
-            for clip, by_crf in report.clips.items()
-            for crf, scores in by_crf.items()
-        )
-        how = f"{protocol}; {worst[1]}"
-        name = "smallest PSNR-Y gain over Lanczos on any clip and CRF"
-        metrics.append(Metric(name, round(worst[0], 3), "dB", clips, how))
+    if report.worst is not None:
+        name = f"smallest PSNR-Y gain over {report.worst.baseline}"
+        condition = f"{report.worst.item}, {report.worst.condition}"
+        where = (names.get(CLIPS, CLIPS), condition, report.protocols[CLIPS])
+        metrics.append(Metric(name, round(report.worst.gain_db, 3), "dB", *where))
     return tuple(metrics)
 
 
@@ -220,12 +214,12 @@ def command(args: argparse.Namespace) -> str:
     """`export`: measures a candidate first, when there is something to measure on, so that model
     and figures are published together; returns the model's path."""
     metrics: list[Metric] = []
-    if args.clips or args.photos:
+    names = {CLIPS: args.clips_name, PHOTOS: args.photos_name}
+    if args.clips or args.photos or args.pictures:
         with tempfile.TemporaryDirectory() as scratch:
             candidate = str(export(args.checkpoint, args.name, Path(scratch)).path)
-            for reduce in args.reduce:
-                sampling = Sampling(frames=args.frames, reduce=reduce)
-                photos = args.photos if reduce == 1 else []
-                report = evaluate(candidate, args.clips, photos, sampling)
-                metrics += metrics_of(report, args.clips_name, args.photos_name)
+            metrics += metrics_of(evaluate(candidate, args.clips, args.photos, args.pictures), names)
+            if args.clips:
+                again = evaluate(candidate, args.clips, sampling=Sampling(reduce=args.reduce))
+                metrics += metrics_of(again, names)
     return str(export(args.checkpoint, args.name, args.folder or ZOO, metrics).path)

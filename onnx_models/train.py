@@ -229,7 +229,8 @@ class Trainer:
         plan = self.config.train
         low, high, level = make_batch(self.patches, self.config, self.step, self.device)
         interpolated = self.network.interpolate(low)
-        with torch.autocast(self.device, torch.bfloat16, enabled=plan.precision == "bf16"):
+        rough = plan.precision == "bf16" and self.step < plan.steps * (1 - plan.precise_share)
+        with torch.autocast(self.device, torch.bfloat16, enabled=rough):
             residual = self.residual(low, level)
         out = interpolated + residual.float()
         loss = loss_of(plan.loss, out, high, interpolated)

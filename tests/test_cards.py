@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import av
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -16,7 +17,8 @@ from onnx import TensorProto, numpy_helper
 
 from onnx_models import cards
 from onnx_models.errors import TrainingError
-from onnx_models.evaluate import Sampling, evaluate, open_upscaler, score_clip, table
+from onnx_models.evaluate import CLEAN, Condition, Sampling, evaluate, open_enhancer, paper_pair, score_clip, table
+from onnx_models.level import level_of
 from onnx_models.quality import bicubic, lanczos, psnr, ssim
 
 if TYPE_CHECKING:
@@ -183,7 +185,7 @@ def test_a_wrong_card_is_refused(copy: Path, old: str, new: str, message: str) -
 
 
 def test_a_wrong_metric_is_refused(copy: Path) -> None:
-    edit(copy, lambda text: text + '\n[[metrics]]\nname = "x"\nvalue = "high"\nunit = ""\nset = ""\n')
+    edit(copy, lambda text: text + '\n[[metrics]]\nname = "x"\nvalue = "high"\nunit = ""\nset = ""\ncondition = ""\n')
     with pytest.raises(cards.CardError, match="lacks keys: protocol"):
         cards.read_card(copy)
 
@@ -281,32 +283,62 @@ def test_a_method_that_is_right_scores_100() -> None:
     flat = np.full((32, 32), 90, np.uint8)
     grey = np.full((16, 16), 128, np.uint8)
     methods = {
-        "right": lambda low: low.repeat(2, 0).repeat(2, 1),
-        "off by 5": lambda low: low.repeat(2, 0).repeat(2, 1) + 5,
+        "right": lambda low, _: low.repeat(2, 0).repeat(2, 1),
+        "off by 5": lambda low, _: low.repeat(2, 0).repeat(2, 1) + 5,
     }
-    scores = score_clip([(flat, grey, grey)] * 3, methods, 2, crfs=(None,), every=1)["none"]
+    clip = [(flat, grey, grey)] * 3
+    scores = score_clip(clip, methods, 2, conditions=(CLEAN,), every=1)["clean"]
     assert scores["right"].psnr_db == 100
     assert scores["off by 5"].psnr_db == pytest.approx(10 * math.log10(255**2 / 25))
+
+
+def test_conditions_say_what_they_do_and_their_level() -> None:
+    flat, grey = np.full((64, 64), 90, np.uint8), np.full((32, 32), 128, np.uint8)
+    received = {}
+    for condition in (CLEAN, Condition(noise_sigma=5), Condition(30), Condition(30, noise_sigma=5), Condition(jpeg=10)):
+        lumas, level = condition.apply([(flat, grey, grey)] * 4)
+        received[str(condition)] = (np.stack(lumas), level)
+    assert list(received) == ["clean", "noise 5", "CRF 30", "noise 5 + CRF 30", "JPEG q10"]
+    assert np.array_equal(received["clean"][0], np.stack([flat] * 4))
+    assert received["clean"][1] == 0
+    assert received["noise 5"][0].std() == pytest.approx(5, rel=0.05)
+    assert received["noise 5"][1] == pytest.approx(level_of(noise_sigma=5))
+    assert received["noise 5 + CRF 30"][1] > received["CRF 30"][1] > 0.3
 
 
 def test_evaluation_of_a_shipped_model(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="the extra `ort` is not installed")
     write_clip(tmp_path / "waves.mkv")
-    report = evaluate("upscale-x2-nano", [tmp_path], sampling=Sampling(frames=6, every=3))
-    assert list(report.clips) == ["waves"]
-    assert list(report.clips["waves"]) == ["none", "18", "23", "28", "33"]
-    assert report.mean == report.clips["waves"]
-    methods = report.mean["none"]
-    assert set(methods) == {"bicubic", "lanczos", "model"}
-    assert methods["model"].psnr_db > report.mean["33"]["model"].psnr_db
-    assert len(table(report).splitlines()) == 1 + 5 + 5
+    cv2.imwrite(str(tmp_path / "one.png"), np.dstack([noise(64, 64)] * 3))
+    report = evaluate("upscale-x2-nano", [tmp_path], pictures=[tmp_path], sampling=Sampling(frames=6, every=3))
+    clip = {row.condition: row for row in report.rows if row.set == "clips"}
+    assert {"clean", "CRF 18", "CRF 38", "noise 5", "noise 4 + CRF 28"} < set(clip)
+    assert set(clip["clean"].scores) == {"bicubic", "lanczos", "model"}
+    assert clip["clean"].scores["model"].psnr_db > clip["CRF 33"].scores["model"].psnr_db
+    assert clip["clean"].baseline == "lanczos"
+    assert report.worst in clip.values()
+    (picture,) = [row for row in report.rows if row.set == tmp_path.name]
+    assert picture.item == "one"
+    assert {row.set for row in report.means} == {"clips", tmp_path.name} == set(report.protocols)
+    assert all(row.item == "mean" and row.gain_db == clip[row.condition].gain_db for row in report.means[:-1])
+    assert len(table(report).splitlines()) == 1 + len(clip) + len(clip) + 1
+
+
+def test_pictures_are_measured_as_publications_do(tmp_path: Path) -> None:
+    white = np.full((43, 35, 3), 255, np.uint8)
+    cv2.imwrite(str(tmp_path / "white.png"), white)
+    low, original = paper_pair(tmp_path / "white.png", 2)
+    assert (low.shape, original.shape) == ((21, 17), (42, 34))
+    assert set(original.flat) == set(low.flat) == {235}  # BT.601, limited range
+    cv2.imwrite(str(tmp_path / "red.png"), white * np.array([0, 0, 1], np.uint8))
+    assert set(paper_pair(tmp_path / "red.png", 1)[1].flat) == {81}
 
 
 def test_odd_sizes_are_padded_and_cropped() -> None:
     pytest.importorskip("onnxruntime", reason="the extra `ort` is not installed")
-    upscaler = open_upscaler("upscale-x2-nano")
-    assert upscaler.scale == 2
-    assert upscaler.run(noise(33, 47)).shape == (66, 94)
+    enhancer = open_enhancer("upscale-x2-nano")
+    assert enhancer.scale == 2
+    assert enhancer.run(noise(33, 47)).shape == (66, 94)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +347,7 @@ def test_odd_sizes_are_padded_and_cropped() -> None:
 def test_models_that_cannot_be_evaluated(model: str, message: str) -> None:
     pytest.importorskip("onnxruntime", reason="the extra `ort` is not installed")
     with pytest.raises(TrainingError, match=message):
-        open_upscaler(model)
+        open_enhancer(model)
 
 
 def test_an_empty_folder_cannot_be_evaluated(tmp_path: Path) -> None:

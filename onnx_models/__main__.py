@@ -18,6 +18,7 @@ def _add_sets(command: argparse.ArgumentParser) -> None:
     command.add_argument("--clips", type=Path, nargs="+", default=[], help="folders of clips")
     command.add_argument("--photos", type=Path, nargs="+", default=[], help="folders of photos")
     command.add_argument("--pictures", type=Path, nargs="+", default=[], help="folders of published sets, one each")
+    command.add_argument("--frames", type=int, default=32, help="of each clip")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,7 +45,6 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="PSNR-Y and SSIM against interpolation or input")
     evaluate.add_argument("model", help="name in the zoo, or an ONNX file")
     _add_sets(evaluate)
-    evaluate.add_argument("--frames", type=int, default=32, help="of each clip")
     evaluate.add_argument("--every", type=int, default=4, help="score one frame in so many")
     evaluate.add_argument("--reduce", type=int, default=1, help="reduce the originals first")
     evaluate.add_argument("--threads", type=int, default=1)

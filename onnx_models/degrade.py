@@ -209,25 +209,26 @@ def _seen(luma: NDArray[np.float32], how: Degradation, rng: np.random.Generator)
     return luma
 
 
-def _exposed(luma: Plane, gain: float) -> NDArray[np.float32]:
+def _exposed(luma: NDArray[np.float32], gain: float) -> NDArray[np.float32]:
     """Brighter or darker, black (16) fixed."""
-    return (luma.astype(np.float32) - 16) * np.float32(gain) + 16
+    return np.asarray((luma - 16) * np.float32(gain) + 16, np.float32)
 
 
 def degrade(sequence: Sequence[Planes], how: Degradation, rng: np.random.Generator) -> Received:
     """What a viewer would receive of a sequence.
 
     Args:
-        sequence: target frames whose sides are multiples of `2 * scale`.
+        sequence: target frames; cropped to multiples of `2 * scale`.
         how: parameters, as `draw` gives them.
         rng: source of the noise itself.
     """
     low: list[Planes] = []
     targets: list[Plane] = []
+    rows, cols = (side // (2 * how.scale) * 2 * how.scale for side in sequence[0][0].shape)
     for t, planes in enumerate(sequence):
-        luma = planes[0].astype(np.float32)
+        luma = planes[0][:rows, :cols].astype(np.float32)
         if how.exposure:
-            luma = _exposed(planes[0], 1 + how.exposure * t / len(sequence))
+            luma = _exposed(luma, 1 + how.exposure * t / len(sequence))
         targets.append(to_codes(luma))
         luma = _seen(luma, how, rng)
         u, v = _reduce_chroma(planes, luma.shape[1], luma.shape[0], how.scale)

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,8 +218,9 @@ def command(args: argparse.Namespace) -> str:
     if args.clips or args.photos or args.pictures:
         with tempfile.TemporaryDirectory() as scratch:
             candidate = str(export(args.checkpoint, args.name, Path(scratch)).path)
-            metrics += metrics_of(evaluate(candidate, args.clips, args.photos, args.pictures), names)
+            sampling = Sampling(args.frames)
+            metrics += metrics_of(evaluate(candidate, args.clips, args.photos, args.pictures, sampling), names)
             if args.clips:
-                again = evaluate(candidate, args.clips, sampling=Sampling(reduce=args.reduce))
-                metrics += metrics_of(again, names)
+                again = replace(sampling, reduce=args.reduce)
+                metrics += metrics_of(evaluate(candidate, args.clips, sampling=again), names)
     return str(export(args.checkpoint, args.name, args.folder or ZOO, metrics).path)

@@ -12,13 +12,16 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from onnx_models.kernels import CUBIC_RADIUS, phase_taps
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Activation = Literal["relu", "leaky"]
 LEAKY_SLOPE = 0.1
@@ -205,6 +208,29 @@ class Network(nn.Module):
         with torch.no_grad():  # start close to the interpolation
             for parameter in self.layers[-1].parameters():
                 parameter.mul_(0.1)
+
+    @torch.no_grad()
+    def adopt(self, state: Mapping[str, Tensor]) -> list[str]:
+        """Begin with the weights of another network, as far as they fit.
+
+        A first convolution with fewer inputs is taken over with zeros for the new ones (a network that learns to be
+        conditioned); other layers of another size stay as they are (another scale has another last layer).
+
+        Returns:
+            Names of the parameters that were taken over.
+        """
+        taken = []
+        for name, own in self.state_dict().items():
+            given = state.get(name)
+            if given is not None and given.shape == own.shape:
+                own.copy_(given)
+            elif given is not None and name == "convs.0.matrix" and given.shape[1] < own.shape[1]:
+                own.zero_()
+                own[:, : given.shape[1]] = given  # input channels are the slowest within a row
+            else:
+                continue
+            taken.append(name)
+        return taken
 
     def interpolate(self, luma: Tensor) -> Tensor:
         """Bicubic interpolation with replicated borders: `[N,1,H,W]` to `[N,1,sH,sW]`."""

@@ -26,7 +26,7 @@ def figure(card: ModelCard, name: str, where: str, condition: str) -> float | No
 
 
 def _joined(values: Sequence[float | None], form: str) -> str:
-    return " / ".join("–" if value is None else format(value, form) for value in values)
+    return " / ".join("?" if value is None else format(value, form) for value in values)
 
 
 def gains(card: ModelCard) -> str:

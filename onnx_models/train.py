@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,10 +32,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from onnx_models.config import Config, TrainPlan
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
+SHEET = "samples.png"
+SAMPLES = 6
 SHAVE_PX = 8
 VALIDATION_PATCHES = 320
 LEVEL_JITTER = 0.05
@@ -114,6 +119,21 @@ def validate(network: Network, patches: Patches, device: str) -> tuple[float, fl
     return totals[0] / count, totals[1] / count
 
 
+@torch.no_grad()
+def sample_sheet(network: Network, patches: Patches, device: str, count: int = SAMPLES) -> NDArray[np.uint8]:
+    """Validation patches as a picture: a row each of interpolation, network, target; the level rises downwards."""
+    network.eval()
+    spread = sorted(range(0, len(patches), max(1, len(patches) // 100)), key=lambda index: patches.sample(index)[2])
+    rows = []
+    for index in spread[:: max(1, len(spread) // count)][:count]:
+        low, high, level = patches.sample(index)
+        x = torch.from_numpy(low[None, None].astype(np.float32) / 255).to(device)
+        shown = [network.interpolate(x), network(x, level=torch.tensor([level], device=device))]
+        codes = [(y[0, 0] * 255).round().clamp(0, 255).byte().cpu().numpy() for y in shown]
+        rows.append(np.hstack([*codes, high]))
+    return np.vstack(rows)
+
+
 LOSS_UNIT = 0.02
 """Typical l1 error; keeps the losses of one magnitude."""
 
@@ -158,7 +178,7 @@ class Trainer:
         config: what to train.
         data: folders of photographs and clips.
         out: where everything goes; a checkpoint found there is continued.
-        start_from: a checkpoint whose averaged weights are the beginning of a new training.
+        start_from: a checkpoint whose averaged weights are the beginning of a new training, as far as they fit.
         place: where and how it runs.
 
     Raises:
@@ -194,8 +214,9 @@ class Trainer:
             self._resume(load_checkpoint(out / CHECKPOINT))
         elif start_from is not None:
             state = load_checkpoint(start_from).ema
-            self.network.load_state_dict(state)
-            self.ema.load_state_dict(state)
+            for network in (self.network, self.ema):
+                if not network.adopt(state):
+                    raise TrainingError(f"no layer of {start_from} fits {config.shape}; start from another checkpoint")
 
     def _resume(self, saved: Checkpoint) -> None:
         for what in ("shape", "train.optimiser", "train.reparam"):
@@ -251,7 +272,7 @@ class Trainer:
         return loss.item()
 
     def _validate(self) -> None:
-        """Log validation and save; stop a training that does not learn."""
+        """Log validation, draw samples and save; stop a training that does not learn."""
         psnr, interpolation = validate(self.ema, self.held_out, self.device)
         gain = psnr - interpolation
         self._log(
@@ -266,6 +287,7 @@ class Trainer:
                 f"{interpolation:.2f} dB: the network has not learnt to help. Lower the rates or "
                 "check the data"
             )
+        cv2.imwrite(str(self.out / SHEET), sample_sheet(self.ema, self.held_out, self.device))
         self._save()
 
     def run(self) -> Path:

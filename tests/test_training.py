@@ -29,7 +29,7 @@ from onnx_models.networks import Network, Shape  # noqa: E402
 from onnx_models.pool import make_pool  # noqa: E402
 from onnx_models.quality import bicubic, psnr  # noqa: E402
 from onnx_models.scenes import Scenes, find_files, read_photo  # noqa: E402
-from onnx_models.train import CHECKPOINT, LOG, Place, Trainer  # noqa: E402
+from onnx_models.train import CHECKPOINT, LOG, SHEET, Place, Trainer  # noqa: E402
 
 if TYPE_CHECKING:
     from onnx_models.scenes import Planes
@@ -143,6 +143,8 @@ def test_training_logs_losses_and_validations(trained: Path) -> None:
     assert [entry["step"] for entry in validations] == [4, 8, 12]
     for entry in validations:
         assert entry["gain_db"] == pytest.approx(entry["validation_db"] - entry["interpolation_db"], abs=2e-4)
+    sheet = cv2.imread(str(trained / SHEET), cv2.IMREAD_GRAYSCALE)
+    assert sheet.shape == (4 * 64, 3 * 64)  # a row a validation patch: interpolation, network, target
 
 
 def test_a_killed_training_resumes_to_the_same_weights(
@@ -179,7 +181,8 @@ def test_a_finished_training_has_nothing_to_do(trained: Path, data: Path) -> Non
     ("old", "new"),
     [
         ("steps = 12", 'steps = 4\noptimiser = "adam"\nreparam = true'),
-        ("steps = 12", 'steps = 4\nloss = "relative"'),
+        ("steps = 12", 'steps = 4\nloss = "relative"\nprecision = "bf16"'),
+        ("unshuffle = 2", "unshuffle = 1\nscale = 3\nconditioned = true"),
         ("steps = 12", 'steps = 4\nloss = "logmse"'),
     ],
 )
@@ -195,6 +198,22 @@ def test_a_new_training_can_start_from_a_checkpoint(trained: Path, data: Path, t
     assert trainer.step == 0
     weights = load_checkpoint(trained / CHECKPOINT).ema["convs.0.matrix"]
     torch.testing.assert_close(trainer.network.state_dict()["convs.0.matrix"], weights)
+
+
+def test_a_conditioned_network_begins_as_the_one_it_comes_from() -> None:
+    torch.manual_seed(0)
+    blind, told, larger = (Network(shape) for shape in (Shape(2, 8, 1, 1), Shape(2, 8, 1, 1, True), Shape(3, 8, 1, 1)))
+    assert set(told.adopt(blind.state_dict())) == set(blind.state_dict())
+    luma = torch.rand(1, 1, 24, 24)
+    for level in (0.0, 0.7):
+        torch.testing.assert_close(told(luma, level=torch.tensor([level])), blind(luma), rtol=0, atol=1e-6)
+    assert set(blind.state_dict()) - set(larger.adopt(blind.state_dict())) == {"convs.2.matrix", "convs.2.bias"}
+
+
+def test_a_start_that_does_not_fit_is_refused(trained: Path, data: Path, tmp_path: Path) -> None:
+    config = load_config(write_config(tmp_path, ("width = 8", "width = 6\nscale = 3")))
+    with pytest.raises(TrainingError, match="no layer of"):
+        Trainer(config, [data], tmp_path, trained / CHECKPOINT)
 
 
 def test_a_training_that_does_not_learn_stops(trained: Path, data: Path, tmp_path: Path) -> None:
@@ -232,7 +251,7 @@ def test_export_writes_a_model_and_its_card(trained: Path, data: Path, tmp_path:
     assert (card.scale, card.multiple_of, card.halo_px) == (2, 2, 6)
     assert card.train_data == "synthetic"
     names = {metric.name for metric in card.metrics}
-    assert {"PSNR-Y", "PSNR-Y gain over Lanczos", "SSIM-Y"} <= names
+    assert {"PSNR-Y", "PSNR-Y gain over lanczos", "SSIM-Y"} <= names
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"x{shape.scale}-{shape}")

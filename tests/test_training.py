@@ -144,6 +144,7 @@ def test_training_logs_losses_and_validations(trained: Path) -> None:
     for entry in validations:
         assert entry["gain_db"] == pytest.approx(entry["validation_db"] - entry["interpolation_db"], abs=2e-4)
     sheet = cv2.imread(str(trained / SHEET), cv2.IMREAD_GRAYSCALE)
+    assert sheet is not None
     assert sheet.shape == (4 * 64, 3 * 64)  # a row a validation patch: interpolation, network, target
 
 
@@ -182,7 +183,6 @@ def test_a_finished_training_has_nothing_to_do(trained: Path, data: Path) -> Non
     [
         ("steps = 12", 'steps = 4\noptimiser = "adam"\nreparam = true'),
         ("steps = 12", 'steps = 4\nloss = "relative"\nprecision = "bf16"'),
-        ("unshuffle = 2", "unshuffle = 1\nscale = 3\nconditioned = true"),
         ("steps = 12", 'steps = 4\nloss = "logmse"'),
     ],
 )
@@ -200,6 +200,17 @@ def test_a_new_training_can_start_from_a_checkpoint(trained: Path, data: Path, t
     torch.testing.assert_close(trainer.network.state_dict()["convs.0.matrix"], weights)
 
 
+def test_other_scales_train_and_export(trained: Path, data: Path, tmp_path: Path) -> None:
+    shape = ("unshuffle = 2", "unshuffle = 1\nscale = 3\nconditioned = true")
+    config = write_config(tmp_path, shape, ("crop_px = 24", "crop_px = 12"), ("patch_px = 32", "patch_px = 16"))
+    card = export(Trainer(load_config(config), [data], tmp_path / "out").run(), "other", tmp_path)
+    assert (card.scale, card.conditioned) == (3, True)
+    with pytest.raises(TrainingError, match="no layer of"):
+        change = ("width = 8\n", "width = 6\nscale = 3\n")
+        start = write_config(tmp_path, change, ("crop_px = 24", "crop_px = 12"), ("patch_px = 32", "patch_px = 16"))
+        Trainer(load_config(start), [data], tmp_path / "new", trained / CHECKPOINT)
+
+
 def test_a_conditioned_network_begins_as_the_one_it_comes_from() -> None:
     torch.manual_seed(0)
     blind, told, larger = (Network(shape) for shape in (Shape(2, 8, 1, 1), Shape(2, 8, 1, 1, True), Shape(3, 8, 1, 1)))
@@ -208,12 +219,6 @@ def test_a_conditioned_network_begins_as_the_one_it_comes_from() -> None:
     for level in (0.0, 0.7):
         torch.testing.assert_close(told(luma, level=torch.tensor([level])), blind(luma), rtol=0, atol=1e-6)
     assert set(blind.state_dict()) - set(larger.adopt(blind.state_dict())) == {"convs.2.matrix", "convs.2.bias"}
-
-
-def test_a_start_that_does_not_fit_is_refused(trained: Path, data: Path, tmp_path: Path) -> None:
-    config = load_config(write_config(tmp_path, ("width = 8", "width = 6\nscale = 3")))
-    with pytest.raises(TrainingError, match="no layer of"):
-        Trainer(config, [data], tmp_path, trained / CHECKPOINT)
 
 
 def test_a_training_that_does_not_learn_stops(trained: Path, data: Path, tmp_path: Path) -> None:

@@ -205,9 +205,9 @@ def test_other_scales_train_and_export(trained: Path, data: Path, tmp_path: Path
     config = write_config(tmp_path, shape, ("crop_px = 24", "crop_px = 12"), ("patch_px = 32", "patch_px = 16"))
     card = export(Trainer(load_config(config), [data], tmp_path / "out").run(), "other", tmp_path)
     assert (card.scale, card.conditioned) == (3, True)
+    change = ("width = 8\n", "width = 6\nscale = 3\n")
+    start = write_config(tmp_path, change, ("crop_px = 24", "crop_px = 12"), ("patch_px = 32", "patch_px = 16"))
     with pytest.raises(TrainingError, match="no layer of"):
-        change = ("width = 8\n", "width = 6\nscale = 3\n")
-        start = write_config(tmp_path, change, ("crop_px = 24", "crop_px = 12"), ("patch_px = 32", "patch_px = 16"))
         Trainer(load_config(start), [data], tmp_path / "new", trained / CHECKPOINT)
 
 

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from benchmarks import level as level_benchmark
 from benchmarks import memory as memory_benchmark
+from benchmarks import networks as networks_benchmark
 from benchmarks import speed as speed_benchmark
 from benchmarks import startup as startup_benchmark
 from benchmarks.report import Report
@@ -41,6 +43,29 @@ def startup(
 ) -> None:
     """How long importing the package and asking for help take."""
     _show(startup_benchmark.run(repeat), json)
+
+
+@app.command()
+def networks(
+    shapes: Annotated[list[str] | None, typer.Argument(help="Such as x2-w16d2u1 or x1-w16d3u2-level.")] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames per network and round.")] = 60,
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds; each runs every network once.")] = 5,
+    engine: Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")] = "auto",
+    shipped: Annotated[bool, typer.Option(help="The shipped models, too.")] = True,
+    json: JsonOption = None,
+) -> None:
+    """Milliseconds a frame of the shipped networks, and of other shapes with random weights (needs torch)."""
+    _show(networks_benchmark.run(shapes or [], frames, repeat, engine, shipped=shipped), json)
+
+
+@app.command()
+def level(
+    data: Annotated[list[Path], typer.Option(help="A folder of photographs and clips; several times for more.")],
+    fit: Annotated[Path | None, typer.Option(help="Make new weights and write them to this module.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """How well the level of a stream is seen in its pictures, where the decoder doesn't tell it (needs the data)."""
+    _show(level_benchmark.run(data, fit), json)
 
 
 def _show(report: Report, json: Path | None) -> None:

@@ -156,15 +156,29 @@ def parse_config(table: dict[str, Any], where: str) -> Config:
 
 
 def load_config(path: Path) -> Config:
-    """Read a configuration file.
+    """Read a configuration file; what it doesn't say is as in the file that its key `base` names, beside it.
 
     Raises:
-        TrainingError: the file is missing, not TOML, or says something unknown.
+        TrainingError: a file is missing, not TOML, or says something unknown.
     """
+    return parse_config(_table(path), str(path))
+
+
+def _table(path: Path, within: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TrainingError(f"configuration {path} cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise TrainingError(f"configuration {path} is not TOML: {error}") from error
-    return parse_config(table, str(path))
+    base = table.pop("base", None)
+    if base is None:
+        return table
+    beside = path.parent / str(base)
+    if beside in within:
+        raise TrainingError(f"configuration {path} is based on {base}, which is based on it; remove one of both")
+    merged = _table(beside, (*within, path))
+    for key, value in table.items():
+        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merged[key] | value if both_tables else value
+    return merged

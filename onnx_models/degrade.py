@@ -40,11 +40,11 @@ class DegradeMix:
     motion_blur_share: float = 0.04
     motion_blur_px: tuple[int, int] = (2, 5)
     """Length of a straight motion during the exposure, in pixels of the target."""
-    noise_share: float = 0.25
+    noise_share: float = 0.12
     noise_sigma: tuple[float, float] = (0.5, 6.0)
     """Sensor noise in 8-bit code values at mid grey, drawn on a logarithmic scale."""
     noise_correlated_share: float = 0.3
-    sharpen_share: float = 0.12
+    sharpen_share: float = 0.08
     sharpen_amount: tuple[float, float] = (0.3, 1.2)
     """Unsharp mask of a camera; with its overshoots."""
     exposure_share: float = 0.1
@@ -53,7 +53,7 @@ class DegradeMix:
     uncompressed_share: float = 0.1
     codecs: tuple[str, ...] = CODECS
     codec_weights: tuple[float, ...] = (0.72, 0.1, 0.04, 0.07, 0.07)
-    double_share: float = 0.12
+    double_share: float = 0.08
     """Share of compressed sequences that were compressed twice."""
     crf: tuple[int, int] = (12, 38)
     """Of H.264; the other codecs' qualities are drawn from a similar span."""

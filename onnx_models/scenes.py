@@ -42,7 +42,7 @@ class SceneMix:
     smallest_px: int = 192
     """... but a source with a side below this is an error."""
     frames: int = 12
-    clip_share: float = 0.25
+    clip_share: float = 0.35
     """Share taken from clips, when there are any."""
     clip_reduce: tuple[int, ...] = (1, 2, 2)
     """Clips are reduced by one of these first: they carry compression of their own, but at full

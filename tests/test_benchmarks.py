@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import memory, speed, startup
+from benchmarks import memory, networks, speed, startup
 from benchmarks.__main__ import app
 from benchmarks.cases import CASES, Window
 from benchmarks.machine import Usage, facts
@@ -129,3 +129,20 @@ def test_startup() -> None:
     assert report.findings["commands"].keys() == startup.commands().keys()
     assert {"python -c pass", "python -m streamer --help"} <= report.findings["commands"].keys()
     assert all(entry["wall_ms"] > 0 for entry in report.findings["commands"].values())
+
+
+@pytest.mark.slow
+def test_networks() -> None:
+    pytest.importorskip("torch", reason="the extra `train` (torch) is not installed")
+    report = networks.run(["x1-w8d1u2-level"], frames=2, repeat=1, engine="auto")
+    found = report.findings["networks"]
+    assert {networks.REFERENCE, "x1-w8d1u2-level", "upscale-x2-nano"} <= found.keys()
+    assert found[networks.REFERENCE]["over reference"] == 1
+    assert all(one["ms"] > 0 for one in found.values())
+    assert "1280x720" in str(report)
+
+
+@pytest.mark.parametrize("name", ["w16d2u1", "x2-w16d2", "x2-w16d2u1-loud"])
+def test_names_that_are_no_shapes(name: str) -> None:
+    with pytest.raises(ValueError, match="is no shape"):
+        networks.shape_of(name)

@@ -465,6 +465,22 @@ def test_wrong_configurations_are_refused(old: str, new: str, message: str, tmp_
         load_config(write_config(tmp_path, (old, new)))
 
 
+def test_a_configuration_says_what_differs_from_its_base(tmp_path: Path) -> None:
+    base = load_config(write_config(tmp_path))
+    path = tmp_path / "other.toml"
+    path.write_text('base = "tiny.toml"\nname = "other"\n[shape]\nwidth = 4\n[degrade]\nnoise_share = 0.5\n')
+    other = load_config(path)
+    assert other.shape == dataclasses.replace(base.shape, width=4)
+    assert (other.name, other.train, other.degrade.noise_share) == ("other", base.train, 0.5)
+
+
+def test_configurations_based_on_each_other_are_refused(tmp_path: Path) -> None:
+    for one, two in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{one}.toml").write_text(f'base = "{two}.toml"\nname = "{one}"\n')
+    with pytest.raises(TrainingError, match=r"b\.toml is based on a\.toml, which is based on it"):
+        load_config(tmp_path / "a.toml")
+
+
 def test_a_missing_configuration_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="cannot be read"):
         load_config(tmp_path / "none.toml")

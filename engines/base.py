@@ -92,6 +92,8 @@ class Engine(ABC):
             raise EngineError(f"cannot make a {self.name} engine with {slots} slots: use 1 or more")
         self.slots = slots
         """How many inferences may be in flight; a back end may lower it while opening."""
+        self.precision = "f32"
+        """Of the convolutions: "f32" or "int8"."""
         self.inputs: tuple[TensorSpec, ...] = ()
         """Known after `open`, and empty before."""
         self.outputs: tuple[TensorSpec, ...] = ()

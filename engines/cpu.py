@@ -13,7 +13,7 @@ from .model import model_name
 
 
 class CpuEngine(Engine):
-    """An engine that runs an ONNX model, in float32, on some threads of the CPU."""
+    """An engine that runs an ONNX model on some threads of the CPU, in the precision that its graph says."""
 
     def __init__(
         self,

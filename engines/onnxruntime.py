@@ -20,7 +20,7 @@ DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float1
 
 
 class OnnxRuntimeEngine(CpuEngine):
-    """Runs a network on the CPU with ONNX Runtime, in float32.
+    """Runs a network on the CPU with ONNX Runtime.
 
     One session serves all slots. Each slot in flight is run by a worker thread, which counts
     as one of the threads: on two Zen 4 cores, two pictures with one thread each took a fifth

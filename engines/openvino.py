@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class OpenVINOEngine(CpuEngine):
-    """Runs a network on the CPU with OpenVINO, in float32.
+    """Runs a network on the CPU with OpenVINO.
 
     Two inferences in flight, each on its own stream, are the default: on two busy Zen 4 cores
     that took 8 to 14 % less CPU per frame than both cores sharing one picture

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .base import Engine, EngineError
 from .cpu import cpu_name
+from .int8 import can_int8, cpu_has_int8, to_int8
 from .model import model_name
 from .onnxruntime import OnnxRuntimeEngine
 from .openvino import OpenVINOEngine
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 AUTO = "auto"
+F32, INT8 = "f32", "int8"
+PRECISIONS = (AUTO, F32, INT8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ def open_engine(
     device: int = 0,
     slots: int | None = None,
     threads: int | None = None,
+    precision: str = AUTO,
 ) -> Engine:
     """Open a shipped model for one picture size, on the calling thread.
 
@@ -112,6 +116,8 @@ def open_engine(
         device: which GPU; a CPU has 0 only.
         slots: inferences in flight; by default what suits the engine.
         threads: CPU threads; by default one for each CPU this process may use.
+        precision: "f32", "int8" (see `engines.int8`), or "auto": int8 on the OpenVINO engine if the
+            model was made for it and the processor has the instructions.
 
     Returns:
         The open engine. Use, and close it, on this thread.
@@ -128,15 +134,27 @@ def open_engine(
         raise EngineError(f"the {row.name} engine cannot be opened by this version")
     if device != 0:
         raise EngineError(f"the {row.name} engine runs on the CPU, which is device 0: there is no device {device}")
+    content = for_bits(model, bits)
+    chosen = _choose_precision(precision, row.name, content)
     opened = make(
-        for_bits(model, bits),
+        to_int8(content) if chosen == INT8 else content,
         {LUMA: (1, 1, height, width)},
         slots=slots,
         threads=threads,
         title=f"{model_name(model)} for {width}x{height}",
     )
+    opened.precision = chosen
     opened.open()
     return opened
+
+
+def _choose_precision(wanted: str, engine: str, model: bytes) -> str:
+    if wanted not in PRECISIONS:
+        raise EngineError(f"there is no precision {wanted!r}: use {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
+    if wanted != AUTO:
+        return wanted
+    # ONNX Runtime gains little from integers, so it keeps to float32 unless asked.
+    return INT8 if engine == OpenVINOEngine.name and cpu_has_int8() and can_int8(model) else F32
 
 
 def _entry(name: str) -> _Entry:
@@ -156,7 +174,7 @@ def _probe_cpu(name: str, distributions: tuple[str, ...], fix: str) -> EngineRow
     if not _importable(name):
         return EngineRow(name, False, f"the package {name} is not installed; run: {fix}")
     version = _version(distributions)
-    return EngineRow(name, True, f"runs on the CPU in float32 ({cpu_name()})", version, cpu_name())
+    return EngineRow(name, True, f"runs on the CPU ({cpu_name()})", version, cpu_name())
 
 
 def _probe_tensorrt() -> EngineRow:

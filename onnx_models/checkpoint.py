@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +29,8 @@ class Checkpoint:
     network: dict[str, Any]
     ema: dict[str, Any]
     optimisers: list[dict[str, Any]]
+    peaks: list[float] = field(default_factory=list)
+    """Largest input of every convolution on the validation patches; empty before the first validation."""
 
     def save(self, path: Path) -> None:
         """Write beside the target, then rename."""
@@ -40,7 +42,7 @@ class Checkpoint:
 
     def trained_network(self) -> Network:
         """The averaged network, on the CPU, for evaluation and export."""
-        network = Network(self.config.shape, reparam=self.config.train.reparam)
+        network = Network(self.config.shape)
         network.load_state_dict(self.ema)
         return network.eval()
 

@@ -29,8 +29,6 @@ class TrainPlan:
     """Side of what is cut from a patch, in input pixels."""
     optimiser: str = "muon"
     """muon: Muon on kernels, AdamW on biases; adam: AdamW on everything."""
-    reparam: bool = False
-    """Train sums of branches (see `networks.RepConv3x3`)."""
     matrix_rate: float = 0.01
     """Learning rate of Muon."""
     rate: float = 1e-3

@@ -202,7 +202,7 @@ def export(checkpoint: Path, name: str, folder: Path = ZOO, metrics: Sequence[Me
     """
     saved = load_checkpoint(checkpoint)
     network = saved.trained_network()
-    model = build_model(network, name)
+    model = build_model(network, name, saved.peaks)
     check_parity(model, network)
     content = model.SerializeToString()
     card = make_card(saved, name, content, folder, metrics)

@@ -27,7 +27,6 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from onnx_models.networks import (
-    LEAKY_SLOPE,
     SKIP_RADIUS,
     Network,
     Shape,
@@ -35,6 +34,8 @@ from onnx_models.networks import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 OPSET = 17
@@ -115,10 +116,8 @@ def _residual(graph: _Graph, network: Network, pixels: str) -> str:
             pads=[1, 1, 1, 1],
             strides=[block, block],
         )
-        if i < last and shape.activation == "relu":
+        if i < last:
             x = graph.node("Relu", [x], f"act{i}")
-        elif i < last:
-            x = graph.node("LeakyRelu", [x], f"act{i}", alpha=LEAKY_SLOPE)
     return x
 
 
@@ -142,8 +141,14 @@ def _shuffle(graph: _Graph, x: str, factor: int, output: str) -> str:
     return graph.node("DepthToSpace", [x], output, blocksize=factor, mode="CRD")
 
 
-def build_model(network: Network, name: str) -> onnx.ModelProto:
+def build_model(network: Network, name: str, peaks: Sequence[float] = ()) -> onnx.ModelProto:
     """The network as an ONNX model that fulfils the contract above.
+
+    Args:
+        network: what to write.
+        name: of the graph.
+        peaks: largest input of every convolution (`Network.peaks`), written into the model's metadata as
+            `activation_peaks`, from which engines make 8-bit integer variants.
 
     Raises:
         onnx.checker.ValidationError: the graph is malformed (a bug).
@@ -166,7 +171,11 @@ def build_model(network: Network, name: str) -> onnx.ModelProto:
     rounded = graph.node("Round", [summed], "rounded")
     clipped = graph.node("Clip", [rounded, zero, peak], "clipped")
     graph.node("Cast", [clipped], "enhanced", to=TensorProto.UINT8, name="pixels_out")
-    return _finish(graph, shape, name)
+    model = _finish(graph, shape, name)
+    if peaks:
+        text = " ".join(f"conv{i}={peak:.6g}" for i, peak in enumerate(peaks))
+        helper.set_model_props(model, {"activation_peaks": text})
+    return model
 
 
 def _finish(graph: _Graph, shape: Shape, name: str) -> onnx.ModelProto:

@@ -104,19 +104,23 @@ def _psnr(out: Tensor, target: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def validate(network: Network, patches: Patches, device: str) -> tuple[float, float]:
-    """Mean PSNR in dB over validation patches: (network, interpolation)."""
+def validate(network: Network, patches: Patches, device: str) -> tuple[float, float, list[float]]:
+    """Mean PSNR in dB over validation patches: (network, interpolation), and the largest inputs of the convolutions."""
     network.eval()
+    peaks: list[float] = []
     step = max(1, len(patches) // VALIDATION_PATCHES)
     totals, count = [0.0, 0.0], 0
     for index in range(0, len(patches), step):
         *pair, level = patches.sample(index)
         low, target = (torch.from_numpy(np.array(p, np.float32)[None, None]).to(device) for p in pair)
         x = low / 255
-        totals[0] += float(_psnr(network(x, level=torch.tensor([level], device=device)), target).sum())
+        condition = torch.tensor([level], device=device)
+        found = network.peaks(x, condition)
+        peaks = [max(pair) for pair in zip(peaks or found, found, strict=True)]
+        totals[0] += float(_psnr(network(x, level=condition), target).sum())
         totals[1] += float(_psnr(network.interpolate(x), target).sum())
         count += 1
-    return totals[0] / count, totals[1] / count
+    return totals[0] / count, totals[1] / count, peaks
 
 
 @torch.no_grad()
@@ -203,13 +207,14 @@ class Trainer:
         self.config, self.out, self.device = config, out, place.device
         self.patches, self.held_out = make_pool(config.recipe, data, place.pool_dir or out, place.jobs)
         torch.manual_seed(config.seed)
-        self.network = Network(config.shape, reparam=config.train.reparam).to(place.device)
+        self.network = Network(config.shape).to(place.device)
         self.ema = copy.deepcopy(self.network)
         self.residual: Callable[[Tensor, Tensor], Tensor] = self.network.residual
         if place.compile:
             self.residual = torch.compile(self.network.residual, dynamic=False)
         self.optimisers = make_optimisers(self.network, config.train)
         self.step, self.minutes = 0, 0.0
+        self.peaks: list[float] = []
         if (out / CHECKPOINT).exists():
             self._resume(load_checkpoint(out / CHECKPOINT))
         elif start_from is not None:
@@ -219,7 +224,7 @@ class Trainer:
                     raise TrainingError(f"no layer of {start_from} fits {config.shape}; start from another checkpoint")
 
     def _resume(self, saved: Checkpoint) -> None:
-        for what in ("shape", "train.optimiser", "train.reparam"):
+        for what in ("shape", "train.optimiser"):
             found, wanted = (operator.attrgetter(what)(config) for config in (saved.config, self.config))
             if found != wanted:
                 raise TrainingError(
@@ -233,12 +238,12 @@ class Trainer:
             optimiser.load_state_dict(state)
             for group, rate in zip(optimiser.param_groups, base, strict=True):
                 group["base"] = rate
-        self.step, self.minutes = saved.step, saved.minutes
+        self.step, self.minutes, self.peaks = saved.step, saved.minutes, saved.peaks
 
     def _save(self) -> None:
         states = [optimiser.state_dict() for optimiser in self.optimisers]
         network, ema = self.network.state_dict(), self.ema.state_dict()
-        saved = Checkpoint(self.config, self.step, self.minutes, network, ema, states)
+        saved = Checkpoint(self.config, self.step, self.minutes, network, ema, states, self.peaks)
         saved.save(self.out / CHECKPOINT)
 
     def _log(self, **entry: object) -> None:
@@ -273,7 +278,7 @@ class Trainer:
 
     def _validate(self) -> None:
         """Log validation, draw samples and save; stop a training that does not learn."""
-        psnr, interpolation = validate(self.ema, self.held_out, self.device)
+        psnr, interpolation, self.peaks = validate(self.ema, self.held_out, self.device)
         gain = psnr - interpolation
         self._log(
             validation_db=round(psnr, 4),

@@ -137,6 +137,6 @@ def test_openvino_reports_to_nobody(tmp_path: Path) -> None:
 
 
 def test_public_names_are_the_exported_ones() -> None:
-    submodules = {"base", "cpu", "model", "onnxruntime", "openvino", "pixels", "select"}
+    submodules = {"base", "cpu", "int8", "model", "onnxruntime", "openvino", "pixels", "select"}
     public = {name for name in vars(engines) if not name.startswith("_")} - submodules
     assert public == set(engines.__all__)

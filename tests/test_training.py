@@ -181,7 +181,7 @@ def test_a_finished_training_has_nothing_to_do(trained: Path, data: Path) -> Non
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("steps = 12", 'steps = 4\noptimiser = "adam"\nreparam = true'),
+        ("steps = 12", 'steps = 4\noptimiser = "adam"'),
         ("steps = 12", 'steps = 4\nloss = "relative"\nprecision = "bf16"'),
         ("steps = 12", 'steps = 4\nloss = "logmse"'),
     ],
@@ -262,7 +262,7 @@ def test_export_writes_a_model_and_its_card(trained: Path, data: Path, tmp_path:
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"x{shape.scale}-{shape}")
 def test_every_back_end_computes_what_torch_does(shape: Shape) -> None:
     torch.manual_seed(0)
-    network = Network(shape, reparam=shape.scale == 1)
+    network = Network(shape)
     shares = check_parity(build_model(network, "random"), network)
     assert set(shares) == {"ONNX Runtime", "OpenVINO"}
 
@@ -313,15 +313,6 @@ def test_nothing_beyond_the_halo_is_seen(shape: Shape) -> None:
     border = (side // 2 - side // 2 % shape.unshuffle + halo) * shape.scale
     assert differs[: border - halo * shape.scale].any()
     assert not differs[border:].any()
-
-
-def test_branches_collapse_into_the_kernel_that_runs() -> None:
-    network = Network(Shape(2, 8, 1, 1), reparam=True)
-    layer = network.layers[1]
-    x = torch.rand(1, 8, 12, 12)
-    bare = torch.nn.functional.conv2d(x, layer.kernel(), layer.bias, padding=1)
-    torch.testing.assert_close(layer(x), bare)
-    assert layer.kernel().shape == (8, 8, 3, 3)
 
 
 @pytest.mark.parametrize(

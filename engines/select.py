@@ -116,8 +116,8 @@ def open_engine(
         device: which GPU; a CPU has 0 only.
         slots: inferences in flight; by default what suits the engine.
         threads: CPU threads; by default one for each CPU this process may use.
-        precision: "f32", "int8" (see `engines.int8`), or "auto": int8 on the OpenVINO engine if the
-            model was made for it and the processor has the instructions.
+        precision: "f32", "int8" (see `engines.int8`), or "auto": int8 if the model was made for it
+            and the processor has the instructions.
 
     Returns:
         The open engine. Use, and close it, on this thread.
@@ -135,7 +135,7 @@ def open_engine(
     if device != 0:
         raise EngineError(f"the {row.name} engine runs on the CPU, which is device 0: there is no device {device}")
     content = for_bits(model, bits)
-    chosen = _choose_precision(precision, row.name, content)
+    chosen = _choose_precision(precision, content)
     opened = make(
         to_int8(content) if chosen == INT8 else content,
         {LUMA: (1, 1, height, width)},
@@ -148,13 +148,12 @@ def open_engine(
     return opened
 
 
-def _choose_precision(wanted: str, engine: str, model: bytes) -> str:
+def _choose_precision(wanted: str, model: bytes) -> str:
     if wanted not in PRECISIONS:
         raise EngineError(f"there is no precision {wanted!r}: use {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
     if wanted != AUTO:
         return wanted
-    # ONNX Runtime gains little from integers, so it keeps to float32 unless asked.
-    return INT8 if engine == OpenVINOEngine.name and cpu_has_int8() and can_int8(model) else F32
+    return INT8 if cpu_has_int8() and can_int8(model) else F32
 
 
 def _entry(name: str) -> _Entry:

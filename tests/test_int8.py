@@ -63,10 +63,11 @@ def test_every_convolution_has_integer_operands() -> None:
     assert "kernel" not in [tensor.name for tensor in proto.graph.initializer]
 
 
-def test_auto_takes_integers_where_model_and_processor_allow_it() -> None:
+@pytest.mark.parametrize("engine", USABLE)
+def test_auto_takes_integers_where_model_and_processor_allow_it(engine: str) -> None:
     wanted = "int8" if cpu_has_int8() else "f32"
     for model, precision in ((described(), wanted), (tiny_proto(), "f32")):
-        with engines.open_engine(model.SerializeToString(), height=HEIGHT, width=WIDTH, engine="openvino") as opened:
+        with engines.open_engine(model.SerializeToString(), height=HEIGHT, width=WIDTH, engine=engine) as opened:
             assert opened.precision == precision
 
 

@@ -31,6 +31,8 @@ class Checkpoint:
     optimisers: list[dict[str, Any]]
     peaks: list[float] = field(default_factory=list)
     """Largest input of every convolution on the validation patches; empty before the first validation."""
+    judge: dict[str, Any] | None = None
+    """State of the judge, if there is one."""
 
     def save(self, path: Path) -> None:
         """Write beside the target, then rename."""

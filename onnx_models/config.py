@@ -48,9 +48,15 @@ class TrainPlan:
     loss: str = "l1"
     """l1, relative (l1 over the interpolation's own l1, patch by patch) or logmse (the logarithm
     of each patch's mean square, which is its PSNR)."""
+    gradient_weight: float = 0.0
+    """Of the l1 of differences between neighbours, added to the loss."""
+    judge_weight: float = 0.0
+    """Of the judge's displeasure (see `onnx_models.judge`); 0: no judge."""
+    gain_min_db: float = 0.0
+    """Training stops if validation is not above the interpolation by this; vivid pictures are below."""
     validate_every: int = 2_000
     assert_after: int = 4_000
-    """From this step on validation must beat the interpolation, or training stops."""
+    """From this step on validation must gain `gain_min_db`."""
     log_every: int = 500
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ from torch.nn import functional
 from onnx_models.checkpoint import Checkpoint, load_checkpoint
 from onnx_models.config import load_config
 from onnx_models.errors import TrainingError
+from onnx_models.judge import Judge
 from onnx_models.networks import Network
 from onnx_models.pool import Patches, make_pool
 
@@ -42,6 +43,8 @@ SHEET = "samples.png"
 SAMPLES = 6
 SHAVE_PX = 8
 VALIDATION_PATCHES = 320
+JUDGE_RAMP_STEPS = 1000
+"""The judge's weight rises over these steps, while it learns what to look for."""
 LEVEL_JITTER = 0.05
 """Standard deviation: in use the level of a stream is an estimate."""
 
@@ -156,6 +159,12 @@ def loss_of(kind: str, out: Tensor, target: Tensor, interpolated: Tensor) -> Ten
     return LOSS_UNIT * square.log().mean() / 2
 
 
+def gradient_loss(out: Tensor, target: Tensor) -> Tensor:
+    """Mean l1 between the differences of neighbours, in both directions: errors of edges and texture."""
+    error = out - target
+    return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+
+
 @dataclass(frozen=True)
 class Place:
     """Where and how a training runs; nothing here changes what is learnt."""
@@ -213,6 +222,8 @@ class Trainer:
         if place.compile:
             self.residual = torch.compile(self.network.residual, dynamic=False)
         self.optimisers = make_optimisers(self.network, config.train)
+        judged, rough = config.train.judge_weight > 0, config.train.precision == "bf16"
+        self.judge = Judge(place.device, rough=rough) if judged else None
         self.step, self.minutes = 0, 0.0
         self.peaks: list[float] = []
         if (out / CHECKPOINT).exists():
@@ -238,12 +249,15 @@ class Trainer:
             optimiser.load_state_dict(state)
             for group, rate in zip(optimiser.param_groups, base, strict=True):
                 group["base"] = rate
+        if self.judge is not None and saved.judge is not None:
+            self.judge.load(saved.judge)
         self.step, self.minutes, self.peaks = saved.step, saved.minutes, saved.peaks
 
     def _save(self) -> None:
         states = [optimiser.state_dict() for optimiser in self.optimisers]
         network, ema = self.network.state_dict(), self.ema.state_dict()
-        saved = Checkpoint(self.config, self.step, self.minutes, network, ema, states, self.peaks)
+        judge = self.judge.state() if self.judge is not None else None
+        saved = Checkpoint(self.config, self.step, self.minutes, network, ema, states, self.peaks, judge)
         saved.save(self.out / CHECKPOINT)
 
     def _log(self, **entry: object) -> None:
@@ -260,6 +274,11 @@ class Trainer:
             residual = self.residual(low, level)
         out = interpolated + residual.float()
         loss = loss_of(plan.loss, out, high, interpolated)
+        if plan.gradient_weight:
+            loss = loss + plan.gradient_weight * gradient_loss(out, high)
+        if self.judge is not None:
+            weight = plan.judge_weight * min(1.0, self.step / JUDGE_RAMP_STEPS)
+            loss = loss + weight * self.judge.displeasure(out, interpolated)
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -268,6 +287,8 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = group["base"] * rate_factor(plan, self.step)
             optimiser.step()
+        if self.judge is not None:
+            self.judge.learn(out, high, interpolated)
         keep = min(plan.ema, (self.step + 1) / (self.step + 20))
         with torch.no_grad():
             averaged: list[Tensor] = list(self.ema.parameters())
@@ -286,7 +307,8 @@ class Trainer:
             gain_db=round(gain, 4),
             minutes=round(self.minutes, 2),
         )
-        if self.step >= self.config.train.assert_after and not gain > 0:
+        plan = self.config.train
+        if self.step >= plan.assert_after and not gain > plan.gain_min_db:
             raise TrainingError(
                 f"after {self.step} steps validation is {psnr:.2f} dB, the interpolation "
                 f"{interpolation:.2f} dB: the network has not learnt to help. Lower the rates or "

@@ -200,6 +200,24 @@ def test_a_new_training_can_start_from_a_checkpoint(trained: Path, data: Path, t
     torch.testing.assert_close(trainer.network.state_dict()["convs.0.matrix"], weights)
 
 
+def test_a_judged_training_resumes_with_its_judge(trained: Path, data: Path, tmp_path: Path) -> None:
+    plan = "judge_weight = 0.01\ngradient_weight = 0.5\ngain_min_db = -99.0\nassert_after = 1"
+    place = Place(pool_dir=trained, threads=1)
+
+    def train(steps: int, out: Path) -> dict[str, Any]:
+        config = load_config(write_config(tmp_path, ("assert_after = 1000", plan), ("steps = 12", f"steps = {steps}")))
+        checkpoint = load_checkpoint(Trainer(config, [data], out, place=place).run())
+        assert checkpoint.judge is not None
+        weights: dict[str, Any] = checkpoint.judge["net"] | checkpoint.network
+        return weights
+
+    whole = train(8, tmp_path / "whole")
+    half = train(4, tmp_path / "halves")
+    again = train(8, tmp_path / "halves")
+    assert any(not torch.equal(half[name], again[name]) for name in half if "first" in name)
+    assert whole.keys() == again.keys()
+
+
 def test_other_scales_train_and_export(trained: Path, data: Path, tmp_path: Path) -> None:
     shape = ("unshuffle = 2", "unshuffle = 1\nscale = 3\nconditioned = true")
     config = write_config(tmp_path, shape, ("crop_px = 24", "crop_px = 12"), ("patch_px = 32", "patch_px = 16"))

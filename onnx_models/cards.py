@@ -50,7 +50,7 @@ class ModelCard:
     color: str
     """Planes the network works on: "luma"."""
     conditioned: bool
-    """Whether it takes the input `level` (see `onnx_models.level`)."""
+    """Whether it takes the inputs `level` and `noise` (see `onnx_models.level`)."""
     multiple_of: int
     """Input width and height must be multiples of this; callers pad."""
     halo_px: int

@@ -15,7 +15,7 @@ import numpy as np
 
 from onnx_models.codecs import CODECS, PRESETS, Coding, transcode
 from onnx_models.kernels import box, cubic, lanczos, reduction_taps, triangle
-from onnx_models.level import level_of, step_of_qp
+from onnx_models.level import level_of_noise, level_of_qp, qp_of_step, step_of_qp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +101,9 @@ class Received:
     targets: list[Plane]
     """uint8 `[H, W]`."""
     level: float
-    """See `onnx_models.level`."""
+    """Of the compression, see `onnx_models.level`."""
+    noise: float
+    """What is left of the sensor's noise, on the same scale."""
 
 
 def reduce_luma(luma: NDArray[Any], scale: int, kind: str = "bicubic") -> NDArray[np.float32]:
@@ -194,15 +196,15 @@ def _motion_kernel(length_px: int, angle: float) -> NDArray[np.float32]:
     return np.asarray(line / line.sum(), np.float32)
 
 
-def _seen(luma: NDArray[np.float32], how: Degradation, rng: np.random.Generator) -> NDArray[np.float32]:
-    """What the camera makes of the scene: blurred, reduced, noisy, sharpened."""
+def _seen(luma: NDArray[np.float32], how: Degradation, rng: np.random.Generator | None) -> NDArray[np.float32]:
+    """What the camera makes of the scene: blurred, reduced, noisy (if `rng` is given), sharpened."""
     if how.blur_sigma_px:
         luma = np.asarray(cv2.GaussianBlur(luma, (0, 0), how.blur_sigma_px), np.float32)
     if how.motion_blur_px:
         kernel = _motion_kernel(how.motion_blur_px, how.motion_angle)
         luma = np.asarray(cv2.filter2D(luma, -1, kernel, borderType=cv2.BORDER_REFLECT), np.float32)
     luma = reduce_luma(luma, how.scale, how.kernel)
-    if how.noise_sigma:
+    if rng is not None:
         luma = _add_noise(luma, how, rng)
     if how.sharpen:
         luma = luma + how.sharpen * (luma - np.asarray(cv2.GaussianBlur(luma, (0, 0), 1.0), np.float32))
@@ -214,6 +216,19 @@ def _exposed(luma: NDArray[np.float32], gain: float) -> NDArray[np.float32]:
     return np.asarray((luma - 16) * np.float32(gain) + 16, np.float32)
 
 
+def kept_share(
+    sent: tuple[Sequence[Plane], Sequence[Plane]], received: tuple[Sequence[Plane], Sequence[Plane]]
+) -> float:
+    """How much of the noise that was sent is in what was received, 0..1, by least squares.
+
+    Both are the same frames with noise and without. Projecting on the noise itself leaves out what else the codec does
+    differently.
+    """
+    before, after = (np.stack(noisy).astype(np.float32) - np.stack(clean) for noisy, clean in (sent, received))
+    power = float(np.vdot(before, before))
+    return min(1.0, max(0.0, float(np.vdot(before, after)) / power)) if power else 0.0
+
+
 def degrade(sequence: Sequence[Planes], how: Degradation, rng: np.random.Generator) -> Received:
     """What a viewer would receive of a sequence.
 
@@ -222,22 +237,37 @@ def degrade(sequence: Sequence[Planes], how: Degradation, rng: np.random.Generat
         how: parameters, as `draw` gives them.
         rng: source of the noise itself.
     """
-    low: list[Planes] = []
-    targets: list[Plane] = []
     rows, cols = (side // (2 * how.scale) * 2 * how.scale for side in sequence[0][0].shape)
-    for t, planes in enumerate(sequence):
-        luma = planes[0][:rows, :cols].astype(np.float32)
-        if how.exposure:
-            luma = _exposed(luma, 1 + how.exposure * t / len(sequence))
-        targets.append(to_codes(luma))
-        luma = _seen(luma, how, rng)
-        u, v = _reduce_chroma(planes, luma.shape[1], luma.shape[0], how.scale)
-        if how.noise_sigma:
-            u, v = (to_codes(_add_noise(plane.astype(np.float32), how, rng)) for plane in (u, v))
-        low.append((to_codes(luma), u, v))
-    error = how.noise_sigma**2
-    for coding in how.codings:
-        decoded = transcode(low, coding)
-        low = decoded.sequence
-        error += step_of_qp(decoded.qp) ** 2 / 12
-    return Received([planes[0] for planes in low], targets, level_of(noise_sigma=math.sqrt(error)))
+    lumas = [
+        _exposed(planes[0][:rows, :cols].astype(np.float32), 1 + how.exposure * t / len(sequence))
+        for t, planes in enumerate(sequence)
+    ]
+    chroma = [_reduce_chroma(planes, cols // how.scale, rows // how.scale, how.scale) for planes in sequence]
+
+    def camera(noise: np.random.Generator | None) -> list[Planes]:
+        return [(to_codes(_seen(y, how, noise)), *_grainy(uv, how, noise)) for y, uv in zip(lumas, chroma, strict=True)]
+
+    clean, targets = camera(None), [to_codes(luma) for luma in lumas]
+    received, level = _through(clean, how.codings)
+    if not how.noise_sigma:
+        return Received(received, targets, level, noise=0.0)
+    noisy = camera(rng)
+    grainy, level = _through(noisy, how.codings)
+    sent = ([planes[0] for planes in noisy], [planes[0] for planes in clean])
+    return Received(grainy, targets, level, level_of_noise(how.noise_sigma * kept_share(sent, (grainy, received))))
+
+
+def _grainy(chroma: tuple[Plane, Plane], how: Degradation, noise: np.random.Generator | None) -> tuple[Plane, Plane]:
+    if noise is None:
+        return chroma
+    u, v = (to_codes(_add_noise(plane.astype(np.float32), how, noise)) for plane in chroma)
+    return u, v
+
+
+def _through(sequence: list[Planes], codings: Sequence[Coding]) -> tuple[list[Plane], float]:
+    """Luma planes after the codecs, and their level; errors of several add as variances."""
+    error = 0.0
+    for coding in codings:
+        decoded = transcode(sequence, coding)
+        sequence, error = decoded.sequence, error + step_of_qp(decoded.qp) ** 2
+    return [planes[0] for planes in sequence], level_of_qp(qp_of_step(math.sqrt(error)))

@@ -2,14 +2,13 @@
 
 Clips: the original luma is reduced by the model's scale with antialiased bicubic, degraded, enhanced, and compared with
 the original on every `every`-th frame, a border of 4 pixels shaved; mean over frames, then over clips. A conditioned
-model is told the level that its stream really has.
+model is told the level and the noise that its stream really has.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +20,9 @@ import numpy as np
 
 from onnx_models.cards import CardError, load_card, read_card
 from onnx_models.codecs import Coding, transcode
-from onnx_models.degrade import reduce_luma, reduce_planes, to_codes
+from onnx_models.degrade import kept_share, reduce_luma, reduce_planes, to_codes
 from onnx_models.errors import TrainingError
-from onnx_models.level import level_of, step_of_qp
+from onnx_models.level import level_of_noise, level_of_qp
 from onnx_models.quality import Luma, bicubic, lanczos, psnr, ssim
 from onnx_models.scenes import PHOTO_SUFFIXES, Planes, find_files, read_clip, read_photo
 
@@ -33,8 +32,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHAVE_PX = 4
-Enhance = Callable[[Luma, float], Luma]
-"""Luma and the level of its stream to enhanced luma."""
+Levels = tuple[float, float]
+"""Level and noise, see `onnx_models.level`."""
+UNTOUCHED: Levels = (0.0, 0.0)
+Enhance = Callable[[Luma, Levels], Luma]
+"""Luma and the levels of its stream to enhanced luma."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,22 @@ class Condition:
         parts += [f"JPEG q{self.jpeg}"] if self.jpeg is not None else []
         return " + ".join(parts) or "clean"
 
-    def apply(self, sequence: Sequence[Planes]) -> tuple[list[Luma], float]:
-        """Received luma planes and their level."""
-        if self.noise_sigma:
-            sequence = [(self._noisy(planes[0], t), *planes[1:]) for t, planes in enumerate(sequence)]
+    def apply(self, sequence: Sequence[Planes]) -> tuple[list[Luma], Levels]:
+        """Received luma planes and their levels."""
+        clean, level = self._coded(sequence)
+        if not self.noise_sigma:
+            return clean, (level, 0.0)
+        noisy = [(self._noisy(planes[0], t), *planes[1:]) for t, planes in enumerate(sequence)]
+        received, level = self._coded(noisy)
+        sent = ([planes[0] for planes in noisy], [planes[0] for planes in sequence])
+        return received, (level, level_of_noise(self.noise_sigma * kept_share(sent, (received, clean))))
+
+    def _coded(self, sequence: Sequence[Planes]) -> tuple[list[Luma], float]:
         if self.crf is None and self.jpeg is None:
-            return [planes[0] for planes in sequence], level_of(noise_sigma=self.noise_sigma)
+            return [planes[0] for planes in sequence], 0.0
         coding = Coding("h264", self.crf) if self.crf is not None else Coding("jpeg", self.jpeg or 0)
         decoded = transcode(sequence, coding)
-        error = math.hypot(self.noise_sigma, step_of_qp(decoded.qp) / math.sqrt(12))
-        return [planes[0] for planes in decoded.sequence], level_of(noise_sigma=error)
+        return [planes[0] for planes in decoded.sequence], level_of_qp(decoded.qp)
 
     def _noisy(self, luma: Luma, number: int) -> Luma:
         noise = np.random.default_rng(number).normal(0, self.noise_sigma, luma.shape)
@@ -126,7 +134,7 @@ class OnnxEnhancer:
         self._conditioned = "level" in [value.name for value in self._session.get_inputs()]
         self.scale = self.run(np.zeros((16, 16), np.uint8)).shape[0] // 16
 
-    def run(self, luma: Luma, level: float = 0.0, strength: float = 1.0) -> Luma:
+    def run(self, luma: Luma, levels: Levels = UNTOUCHED, strength: float = 1.0) -> Luma:
         """Enhance uint8 `[H,W]` to uint8 `[sH,sW]`."""
         height, width = luma.shape
         pad = ((0, -height % self._multiple), (0, -width % self._multiple))
@@ -135,7 +143,9 @@ class OnnxEnhancer:
             "strength": np.array([strength], np.float32),
         }
         if self._conditioned:
-            feeds["level"] = np.array([level], np.float32)
+            feeds |= {
+                name: np.array([value], np.float32) for name, value in zip(("level", "noise"), levels, strict=True)
+            }
         out: Luma = self._session.run(["enhanced"], feeds)[0][0, 0]
         scale = out.shape[0] // (height + pad[0][1])
         return out[: height * scale, : width * scale]
@@ -174,12 +184,12 @@ def methods_of(enhancer: OnnxEnhancer) -> dict[str, Enhance]:
 
 
 def compare(
-    low: Luma, original: Luma, methods: Mapping[str, Enhance], level: float = 0.0, shave_px: int = SHAVE_PX
+    low: Luma, original: Luma, methods: Mapping[str, Enhance], levels: Levels = UNTOUCHED, shave_px: int = SHAVE_PX
 ) -> Scores:
     """Scores of every method on one frame."""
     scores = {}
     for name, enhance in methods.items():
-        out = enhance(low, level)
+        out = enhance(low, levels)
         reference = original[: out.shape[0], : out.shape[1]]
         scores[name] = Score(psnr(out, reference, shave_px), ssim(out, reference, shave_px))
     return scores
@@ -196,9 +206,9 @@ def score_clip(
     low = [reduce_planes(planes, scale) for planes in sequence]
     results = {}
     for condition in conditions:
-        lumas, level = condition.apply(low)
+        lumas, levels = condition.apply(low)
         picked = range(min(1, len(low) - 1), len(low), every)
-        results[str(condition)] = mean_scores([compare(lumas[t], sequence[t][0], methods, level) for t in picked])
+        results[str(condition)] = mean_scores([compare(lumas[t], sequence[t][0], methods, levels) for t in picked])
     return results
 
 
@@ -235,8 +245,8 @@ def score_picture(path: Path, methods: Mapping[str, Enhance], scale: int) -> dic
     results = {}
     for condition in JPEG_CONDITIONS:
         half = np.full((original.shape[0] // 2, original.shape[1] // 2), 128, np.uint8)
-        (received,), level = condition.apply([(original, half, half)])
-        results[str(condition)] = compare(received, original, methods, level, shave_px=0)
+        (received,), levels = condition.apply([(original, half, half)])
+        results[str(condition)] = compare(received, original, methods, levels, shave_px=0)
     return results
 
 

@@ -21,7 +21,7 @@ from onnx_models.cards import ZOO, Metric, ModelCard, read_card, verify
 from onnx_models.checkpoint import Checkpoint, load_checkpoint
 from onnx_models.errors import TrainingError
 from onnx_models.evaluate import CLIPS, PHOTOS, Sampling, evaluate
-from onnx_models.graph import build_model, reference
+from onnx_models.graph import LEVEL_NAMES, build_model, reference
 
 if TYPE_CHECKING:
     import argparse
@@ -79,20 +79,20 @@ def check_parity(model: onnx.ModelProto, network: Network) -> dict[str, float]:
     """
     shares = dict.fromkeys(BACKENDS, 0.0)
     opened = {name: open_backend(model) for name, open_backend in BACKENDS.items()}
-    levels = (0.0, 0.6) if network.shape.conditioned else (0.0,)
+    conditions = ((0.0, 0.0), (0.6, 0.3)) if network.shape.conditioned else ((0.0, 0.0),)
     probes = _probes(network.shape.multiple_of)
-    for luma, strength, level in itertools.product(probes, (0.0, 0.5, 1.0, 1.5), levels):
-        expected = reference(network, luma, strength, level).astype(int)
+    for luma, strength, levels in itertools.product(probes, (0.0, 0.5, 1.0, 1.5), conditions):
+        expected = reference(network, luma, strength, levels).astype(int)
         feeds: Feeds = {"luma": luma[None, None], "strength": np.array([strength], np.float32)}
         if network.shape.conditioned:
-            feeds["level"] = np.array([level], np.float32)
+            feeds |= {name: np.array([value], np.float32) for name, value in zip(LEVEL_NAMES, levels, strict=True)}
         for name, run in opened.items():
             difference = np.abs(run(feeds) - expected)
             share = float(np.mean(difference > 0))
             if difference.max() > PARITY_CODES or share > (PARITY_SHARE if strength else 0):
                 raise TrainingError(
                     f"{name} differs from torch by up to {difference.max()} codes in {share:.2%} of the pixels of a "
-                    f"{luma.shape[1]}x{luma.shape[0]} picture at strength {strength}, level {level}: "
+                    f"{luma.shape[1]}x{luma.shape[0]} picture at strength {strength}, levels {levels}: "
                     "the model is not exported"
                 )
             shares[name] = max(shares[name], share)

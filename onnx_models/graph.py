@@ -3,7 +3,7 @@
 Contract (version 1), relied on by every engine:
 
 - inputs `luma` uint8 `[1,1,height,width]`, `strength` float32 `[1]` and, if the network is
-  conditioned, `level` float32 `[1]` (see `onnx_models.level`);
+  conditioned, `level` and `noise` float32 `[1]` (see `onnx_models.level`);
   output `enhanced` uint8 `[1,1,scale*height,scale*width]`;
 - the first node, `pixels_in`, casts to float; `unit` is the code value that means 1.0;
   the last nodes round, clip to `[0, peak]` and cast (`pixels_out`);
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 OPSET = 17
 IR_VERSION = 8
 PEAK_8BIT = 255.0
+LEVEL_NAMES = ("level", "noise")
 
 
 class _Graph:
@@ -85,12 +86,13 @@ def _in_blocks_bias(bias: Tensor, factor: int, block: int) -> Tensor:
     return bias.view(factor, factor).repeat(block, block).flatten()
 
 
-def _with_level(graph: _Graph, x: str) -> str:
-    """`x` with one more channel, which holds the level everywhere."""
+def _with_levels(graph: _Graph, x: str) -> str:
+    """`x` with two more channels, which hold level and noise everywhere."""
     size = graph.node("Shape", [x], "size", start=2)
     one = graph.constant("one_plane", np.array([1, 1], np.int64))
     plane = graph.node("Concat", [one, size], "plane_size", axis=0)
-    return graph.node("Concat", [x, graph.node("Expand", ["level", plane], "level_plane")], "with_level", axis=1)
+    planes = [graph.node("Expand", [name, plane], f"{name}_plane") for name in LEVEL_NAMES]
+    return graph.node("Concat", [x, *planes], "with_levels", axis=1)
 
 
 def _residual(graph: _Graph, network: Network, pixels: str) -> str:
@@ -99,7 +101,7 @@ def _residual(graph: _Graph, network: Network, pixels: str) -> str:
     if shape.unshuffle > 1:
         x = graph.node("SpaceToDepth", [x], "unshuffled", blocksize=shape.unshuffle)
     if shape.conditioned:
-        x = _with_level(graph, x)
+        x = _with_levels(graph, x)
     last = len(network.layers) - 1
     for i, conv in enumerate(network.layers):
         block = shape.tail_block if i == last else 1
@@ -179,7 +181,7 @@ def build_model(network: Network, name: str, peaks: Sequence[float] = ()) -> onn
 
 
 def _finish(graph: _Graph, shape: Shape, name: str) -> onnx.ModelProto:
-    scale, scalars = shape.scale, ["strength", "level"] if shape.conditioned else ["strength"]
+    scale, scalars = shape.scale, ["strength", *LEVEL_NAMES] if shape.conditioned else ["strength"]
     size = ["height", "width"]
     out = size if scale == 1 else [f"{scale}*{side}" for side in size]
     proto = helper.make_graph(
@@ -200,11 +202,11 @@ def _finish(graph: _Graph, shape: Shape, name: str) -> onnx.ModelProto:
 
 
 def reference(
-    network: Network, luma: NDArray[np.uint8], strength: float = 1.0, level: float = 0.0
+    network: Network, luma: NDArray[np.uint8], strength: float = 1.0, levels: Sequence[float] = (0.0, 0.0)
 ) -> NDArray[np.uint8]:
     """What the graph must compute, by torch: uint8 `[H,W]` to uint8 `[sH,sW]`."""
     codes = torch.from_numpy(luma.astype(np.float32))[None, None]
     with torch.no_grad():
-        residual = network.cpu().residual(codes / PEAK_8BIT, torch.tensor([level])) * PEAK_8BIT
+        residual = network.cpu().residual(codes / PEAK_8BIT, torch.tensor([levels])) * PEAK_8BIT
         out = network.interpolate(codes) + strength * residual
     return out[0, 0].round().clamp(0, PEAK_8BIT).numpy().astype(np.uint8)

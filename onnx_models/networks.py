@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SKIP_RADIUS = CUBIC_RADIUS
+LEVELS = 2
+"""Level and noise, see `onnx_models.level`."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Shape:
     unshuffle: int = 1
     """Space-to-depth factor in front; input sizes must be multiples of it."""
     conditioned: bool = False
-    """Whether the first convolution also sees a plane that holds the level."""
+    """Whether the first convolution also sees two planes, which hold level and noise."""
 
     def __post_init__(self) -> None:
         if self.scale not in (1, 2, 3, 4):
@@ -52,7 +54,7 @@ class Shape:
     def layers(self) -> tuple[tuple[int, int], ...]:
         """(input channels, output channels) of every 3x3 convolution, first to last."""
         inner = [(self.width, self.width)] * self.depth
-        first = (self.unshuffle**2 + self.conditioned, self.width)
+        first = (self.unshuffle**2 + LEVELS * self.conditioned, self.width)
         last = (self.width, self.factor**2)
         return (first, *inner, last)
 
@@ -196,43 +198,43 @@ class Network(nn.Module):
         padded = functional.pad(luma, (SKIP_RADIUS,) * 4, mode="replicate")
         return functional.pixel_shuffle(functional.conv2d(padded, self.skip), self.shape.scale)
 
-    def residual(self, luma: Tensor, level: Tensor | None = None) -> Tensor:
-        """What the network adds at strength 1: `[N,1,H,W]` (and levels `[N]`) to `[N,1,sH,sW]`."""
-        x = self._first_input(luma, level)
+    def residual(self, luma: Tensor, levels: Tensor | None = None) -> Tensor:
+        """What the network adds at strength 1: `[N,1,H,W]` (and levels `[N,2]`) to `[N,1,sH,sW]`."""
+        x = self._first_input(luma, levels)
         *inner, last = self.layers
         for conv in inner:
             x = functional.relu(conv(x))
         out: Tensor = last(x)
         return functional.pixel_shuffle(out, self.shape.factor)
 
-    def peaks(self, luma: Tensor, level: Tensor | None = None) -> list[float]:
+    def peaks(self, luma: Tensor, levels: Tensor | None = None) -> list[float]:
         """The largest input of every convolution on a batch, which is what 8-bit integers must reach.
 
         The first one's is 1 by definition, no input is negative.
         """
-        x, found = self._first_input(luma, level), [1.0]
+        x, found = self._first_input(luma, levels), [1.0]
         for conv in self.layers[:-1]:
             x = functional.relu(conv(x))
             found.append(float(x.max()))
         return found
 
-    def _first_input(self, luma: Tensor, level: Tensor | None) -> Tensor:
+    def _first_input(self, luma: Tensor, levels: Tensor | None) -> Tensor:
         x = functional.pixel_unshuffle(luma, self.shape.unshuffle)
         if not self.shape.conditioned:
             return x
-        assert level is not None
-        plane = level.view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
-        return torch.cat([x, plane], dim=1)
+        assert levels is not None
+        planes = levels.view(-1, LEVELS, 1, 1).expand(-1, LEVELS, *x.shape[2:])
+        return torch.cat([x, planes], dim=1)
 
-    def forward(self, luma: Tensor, strength: float = 1.0, level: Tensor | None = None) -> Tensor:
+    def forward(self, luma: Tensor, strength: float = 1.0, levels: Tensor | None = None) -> Tensor:
         """Enhance a batch.
 
         Args:
             luma: float32 `[N,1,H,W]`, 0..1 over the code values; H and W multiples of `unshuffle`.
             strength: 0 is the interpolation, 1 the network.
-            level: float32 `[N]`, 0..1; only a conditioned network needs it.
+            levels: float32 `[N,2]`, level and noise, 0..1; only a conditioned network needs them.
 
         Returns:
             float32 `[N,1,scale*H,scale*W]`, not clipped.
         """
-        return self.interpolate(luma) + strength * self.residual(luma, level)
+        return self.interpolate(luma) + strength * self.residual(luma, levels)

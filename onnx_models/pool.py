@@ -1,7 +1,8 @@
 """Patches for training: generated once, cached as memory-mapped files, the same for a seed.
 
 A pool is a folder of shards. Shard k holds `low.npy` uint8 `[N,p,p]`, `high.npy` uint8
-`[N,s*p,s*p]`, `level.npy` float32 `[N]` and `shard.json` (the degradations drawn); it exists completely or not at all.
+`[N,s*p,s*p]`, `levels.npy` float32 `[N,2]` (level and noise) and
+`shard.json` (the degradations drawn); it exists completely or not at all.
 """
 
 from __future__ import annotations
@@ -69,16 +70,16 @@ class Patches:
 
     low: list[NDArray[np.uint8]]
     high: list[NDArray[np.uint8]]
-    level: list[NDArray[np.float32]]
+    levels: list[NDArray[np.float32]]
 
     def __len__(self) -> int:
         return sum(len(shard) for shard in self.low)
 
-    def sample(self, index: int) -> tuple[Plane, Plane, float]:
-        """Patch `index` as (input `[p,p]`, target `[s*p,s*p]`, level)."""
-        for low, high, level in zip(self.low, self.high, self.level, strict=True):
+    def sample(self, index: int) -> tuple[Plane, Plane, NDArray[np.float32]]:
+        """Patch `index` as (input `[p,p]`, target `[s*p,s*p]`, level and noise `[2]`)."""
+        for low, high, levels in zip(self.low, self.high, self.levels, strict=True):
             if index < len(low):
-                return low[index], high[index], float(level[index])
+                return low[index], high[index], levels[index]
             index -= len(low)
         raise IndexError(index)
 
@@ -105,8 +106,8 @@ def _positions(luma: Plane, side: int, count: int, rng: np.random.Generator) -> 
 
 def _cut(
     scenes: Scenes, recipe: Recipe, rng: np.random.Generator
-) -> tuple[list[Plane], list[Plane], float, degrade.Degradation]:
-    """Patches of one sequence, from a few of its frames, and its level."""
+) -> tuple[list[Plane], list[Plane], tuple[float, float], degrade.Degradation]:
+    """Patches of one sequence, from a few of its frames, and its level and noise."""
     how = degrade.draw(recipe.mix, recipe.scale, rng)
     result = degrade.degrade(scenes.draw(rng), how, rng)
     received = result.lumas
@@ -125,7 +126,7 @@ def _cut(
             lows.append(received[t][y : y + side, x : x + side])
             top, left = y * scale, x * scale
             highs.append(result.targets[t][top : top + side * scale, left : left + side * scale])
-    return lows, highs, result.level, how
+    return lows, highs, (result.level, result.noise), how
 
 
 @functools.lru_cache(maxsize=1)
@@ -144,16 +145,16 @@ def _make_shard(recipe: Recipe, photos: list[Path], clips: list[Path], folder: P
     lows, highs, levels, records = [], [], [], []
     for i in range(count):
         rng = np.random.default_rng([recipe.seed, number, i])
-        low, high, level, how = _cut(scenes, recipe, rng)
+        low, high, pair, how = _cut(scenes, recipe, rng)
         lows += low
-        levels += [level] * len(low)
+        levels += [pair] * len(low)
         highs += high
         records.append(asdict(how))
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     np.save(partial / "low.npy", np.stack(lows))
     np.save(partial / "high.npy", np.stack(highs))
-    np.save(partial / "level.npy", np.array(levels, np.float32))
+    np.save(partial / "levels.npy", np.array(levels, np.float32))
     (partial / "shard.json").write_text(json.dumps(records))
     partial.rename(folder)
 
@@ -161,7 +162,7 @@ def _make_shard(recipe: Recipe, photos: list[Path], clips: list[Path], folder: P
 def _open(folders: Sequence[Path]) -> Patches:
     lows = [np.load(folder / "low.npy", mmap_mode="r") for folder in folders]
     highs = [np.load(folder / "high.npy", mmap_mode="r") for folder in folders]
-    return Patches(lows, highs, [np.load(folder / "level.npy") for folder in folders])
+    return Patches(lows, highs, [np.load(folder / "levels.npy") for folder in folders])
 
 
 def make_pool(recipe: Recipe, data: Sequence[Path], out: Path, jobs: int = 1) -> tuple[Patches, Patches]:

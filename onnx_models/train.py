@@ -25,7 +25,7 @@ from onnx_models.checkpoint import Checkpoint, load_checkpoint
 from onnx_models.config import load_config
 from onnx_models.errors import TrainingError
 from onnx_models.judge import Judge
-from onnx_models.networks import Network
+from onnx_models.networks import LEVELS, Network
 from onnx_models.pool import Patches, make_pool
 
 if TYPE_CHECKING:
@@ -76,13 +76,13 @@ def make_optimisers(network: Network, plan: TrainPlan) -> list[torch.optim.Optim
 
 
 def make_batch(patches: Patches, config: Config, step: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Random crops, flipped and transposed: float32 `[B,1,c,c]` and `[B,1,s*c,s*c]`, 0..1; levels `[B]`."""
+    """Random crops, flipped and transposed: float32 `[B,1,c,c]` and `[B,1,s*c,s*c]`, 0..1; levels `[B,2]`."""
     plan, scale = config.train, config.shape.scale
     rng = np.random.default_rng([config.seed, step])
     side = plan.crop_px
     lows = np.empty((plan.batch, 1, side, side), np.uint8)
     highs = np.empty((plan.batch, 1, side * scale, side * scale), np.uint8)
-    levels = np.empty(plan.batch, np.float32)
+    levels = np.empty((plan.batch, LEVELS), np.float32)
     for b in range(plan.batch):
         low, high, levels[b] = patches.sample(int(rng.integers(len(patches))))
         y, x = rng.integers(low.shape[0] - side + 1, size=2)
@@ -93,9 +93,8 @@ def make_batch(patches: Patches, config: Config, step: int, device: str) -> tupl
         low, high = low[::step_y, ::step_x], high[::step_y, ::step_x]
         lows[b, 0], highs[b, 0] = (low.T, high.T) if transpose else (low, high)
     low_codes, high_codes = (torch.from_numpy(codes).to(device) for codes in (lows, highs))
-    levels += rng.normal(0, LEVEL_JITTER, plan.batch).astype(np.float32)
-    level = torch.from_numpy(levels.clip(0, 1)).to(device)
-    return low_codes.float() / 255, high_codes.float() / 255, level
+    levels += rng.normal(0, LEVEL_JITTER, levels.shape).astype(np.float32)
+    return low_codes.float() / 255, high_codes.float() / 255, torch.from_numpy(levels.clip(0, 1)).to(device)
 
 
 def _psnr(out: Tensor, target: Tensor) -> Tensor:
@@ -114,13 +113,13 @@ def validate(network: Network, patches: Patches, device: str) -> tuple[float, fl
     step = max(1, len(patches) // VALIDATION_PATCHES)
     totals, count = [0.0, 0.0], 0
     for index in range(0, len(patches), step):
-        *pair, level = patches.sample(index)
+        *pair, levels = patches.sample(index)
         low, target = (torch.from_numpy(np.array(p, np.float32)[None, None]).to(device) for p in pair)
         x = low / 255
-        condition = torch.tensor([level], device=device)
+        condition = torch.from_numpy(levels[None].copy()).to(device)
         found = network.peaks(x, condition)
         peaks = [max(pair) for pair in zip(peaks or found, found, strict=True)]
-        totals[0] += float(_psnr(network(x, level=condition), target).sum())
+        totals[0] += float(_psnr(network(x, levels=condition), target).sum())
         totals[1] += float(_psnr(network.interpolate(x), target).sum())
         count += 1
     return totals[0] / count, totals[1] / count, peaks
@@ -128,14 +127,16 @@ def validate(network: Network, patches: Patches, device: str) -> tuple[float, fl
 
 @torch.no_grad()
 def sample_sheet(network: Network, patches: Patches, device: str, count: int = SAMPLES) -> NDArray[np.uint8]:
-    """Validation patches as a picture: a row each of interpolation, network, target; the level rises downwards."""
+    """Validation patches as a picture: a row each of interpolation, network, target; from clean to degraded."""
     network.eval()
-    spread = sorted(range(0, len(patches), max(1, len(patches) // 100)), key=lambda index: patches.sample(index)[2])
+    spread = sorted(
+        range(0, len(patches), max(1, len(patches) // 100)), key=lambda index: patches.sample(index)[2].max()
+    )
     rows = []
     for index in spread[:: max(1, len(spread) // count)][:count]:
-        low, high, level = patches.sample(index)
+        low, high, levels = patches.sample(index)
         x = torch.from_numpy(low[None, None].astype(np.float32) / 255).to(device)
-        shown = [network.interpolate(x), network(x, level=torch.tensor([level], device=device))]
+        shown = [network.interpolate(x), network(x, levels=torch.from_numpy(levels[None].copy()).to(device))]
         codes = [(y[0, 0] * 255).round().clamp(0, 255).byte().cpu().numpy() for y in shown]
         rows.append(np.hstack([*codes, high]))
     return np.vstack(rows)
@@ -267,11 +268,11 @@ class Trainer:
     def _update(self) -> float:
         """One optimisation step; returns the loss."""
         plan = self.config.train
-        low, high, level = make_batch(self.patches, self.config, self.step, self.device)
+        low, high, levels = make_batch(self.patches, self.config, self.step, self.device)
         interpolated = self.network.interpolate(low)
         rough = plan.precision == "bf16" and self.step < plan.steps * (1 - plan.precise_share)
         with torch.autocast(self.device, torch.bfloat16, enabled=rough):
-            residual = self.residual(low, level)
+            residual = self.residual(low, levels)
         out = interpolated + residual.float()
         loss = loss_of(plan.loss, out, high, interpolated)
         if plan.gradient_weight:

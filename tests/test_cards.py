@@ -18,7 +18,7 @@ from onnx import TensorProto, numpy_helper
 from onnx_models import cards
 from onnx_models.errors import TrainingError
 from onnx_models.evaluate import CLEAN, Condition, Sampling, evaluate, open_enhancer, paper_pair, score_clip, table
-from onnx_models.level import level_of
+from onnx_models.level import level_of_noise
 from onnx_models.quality import bicubic, lanczos, psnr, ssim
 
 if TYPE_CHECKING:
@@ -296,14 +296,16 @@ def test_conditions_say_what_they_do_and_their_level() -> None:
     flat, grey = np.full((64, 64), 90, np.uint8), np.full((32, 32), 128, np.uint8)
     received = {}
     for condition in (CLEAN, Condition(noise_sigma=5), Condition(30), Condition(30, noise_sigma=5), Condition(jpeg=10)):
-        lumas, level = condition.apply([(flat, grey, grey)] * 4)
-        received[str(condition)] = (np.stack(lumas), level)
+        lumas, levels = condition.apply([(flat, grey, grey)] * 4)
+        received[str(condition)] = (np.stack(lumas), *levels)
     assert list(received) == ["clean", "noise 5", "CRF 30", "noise 5 + CRF 30", "JPEG q10"]
     assert np.array_equal(received["clean"][0], np.stack([flat] * 4))
-    assert received["clean"][1] == 0
+    assert received["clean"][1:] == (0, 0)
     assert received["noise 5"][0].std() == pytest.approx(5, rel=0.05)
-    assert received["noise 5"][1] == pytest.approx(level_of(noise_sigma=5))
+    assert received["noise 5"][1] == 0
+    assert received["noise 5"][2] == pytest.approx(level_of_noise(5), abs=0.01)
     assert received["noise 5 + CRF 30"][1] > received["CRF 30"][1] > 0.3
+    assert received["noise 5 + CRF 30"][2] < received["noise 5"][2]
 
 
 def test_evaluation_of_a_shipped_model(tmp_path: Path) -> None:

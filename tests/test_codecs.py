@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnx_models.codecs import Coding, Decoded, transcode
-from onnx_models.level import CLEAN_QP, HEAVY_QP, level_of, qp_of_step, qp_of_venc_params, step_of_qp
+from onnx_models.level import CLEAN_QP, HEAVY_QP, level_of_noise, level_of_qp, qp_of_step, qp_of_venc_params, step_of_qp
 from onnx_models.quality import psnr
 from onnx_models.scenes import Planes
 
@@ -44,7 +44,7 @@ def test_coarser_is_smaller_worse_and_known(codec: str, qualities: tuple[int, ..
     assert sizes == sorted(sizes, reverse=True)
     scores = [fidelity(result) for result in results]
     assert scores == sorted(scores, reverse=True)
-    levels = [level_of(result.qp) for result in results]
+    levels = [level_of_qp(result.qp) for result in results]
     assert levels == sorted(levels)
     assert levels[0] < 0.4
     assert levels[2] > 0.6
@@ -62,11 +62,10 @@ def test_the_error_is_within_what_the_step_allows(codec: str) -> None:
 
 
 def test_levels_have_their_stated_ends() -> None:
-    assert level_of() == level_of(CLEAN_QP) == 0
-    assert level_of(HEAVY_QP) == level_of(99) == 1
-    assert level_of(26) == pytest.approx(0.5)
-    assert level_of(noise_sigma=step_of_qp(26) / math.sqrt(12)) == pytest.approx(0.5)
-    assert level_of(26, noise_sigma=2) > 0.5
+    assert level_of_qp(-math.inf) == level_of_qp(CLEAN_QP) == level_of_noise(0) == 0
+    assert level_of_qp(HEAVY_QP) == level_of_qp(99) == level_of_noise(100) == 1
+    assert level_of_qp(26) == pytest.approx(0.5)
+    assert level_of_noise(step_of_qp(26) / math.sqrt(12)) == pytest.approx(0.5)
 
 
 def test_steps_and_parameters_are_inverse() -> None:

@@ -235,7 +235,7 @@ def test_a_conditioned_network_begins_as_the_one_it_comes_from() -> None:
     assert set(told.adopt(blind.state_dict())) == set(blind.state_dict())
     luma = torch.rand(1, 1, 24, 24)
     for level in (0.0, 0.7):
-        torch.testing.assert_close(told(luma, level=torch.tensor([level])), blind(luma), rtol=0, atol=1e-6)
+        torch.testing.assert_close(told(luma, levels=torch.tensor([[level, level]])), blind(luma), rtol=0, atol=1e-6)
     assert set(blind.state_dict()) - set(larger.adopt(blind.state_dict())) == {"convs.2.matrix", "convs.2.bias"}
 
 
@@ -326,8 +326,8 @@ def test_nothing_beyond_the_halo_is_seen(shape: Shape) -> None:
     changed = luma.clone()
     changed[..., : side // 2 - side // 2 % shape.unshuffle, :] = 0
     with torch.no_grad():
-        level = torch.tensor([0.5])
-        differs = (network(luma, level=level) != network(changed, level=level)).any(dim=3)[0, 0]
+        levels = torch.tensor([[0.5, 0.2]])
+        differs = (network(luma, levels=levels) != network(changed, levels=levels)).any(dim=3)[0, 0]
     border = (side // 2 - side // 2 % shape.unshuffle + halo) * shape.scale
     assert differs[: border - halo * shape.scale].any()
     assert not differs[border:].any()
@@ -351,7 +351,7 @@ def sequence(frames: int = 4) -> list[Planes]:
 
 
 def test_degradations_are_seeded_and_recorded() -> None:
-    mix = degrade.DegradeMix(noise_share=1.0)
+    mix = degrade.DegradeMix(noise_share=1.0, uncompressed_share=0.0)
     results = []
     for _ in range(2):
         rng = np.random.default_rng(3)
@@ -362,6 +362,7 @@ def test_degradations_are_seeded_and_recorded() -> None:
     np.testing.assert_array_equal(results[0][1].lumas, results[1][1].lumas)
     np.testing.assert_array_equal(results[0][1].targets, results[1][1].targets)
     assert results[0][1].level == results[1][1].level > 0
+    assert results[0][1].noise == results[1][1].noise
     assert results[0][1].lumas[0].shape == (48, 64)
 
 
@@ -398,15 +399,19 @@ def test_sharpening_overshoots() -> None:
     assert received.level == 0
 
 
-def test_the_level_of_noise_and_compression_adds_up() -> None:
-    def level(noise: float, *codings: Coding) -> float:
+def test_compression_raises_the_level_and_leaves_less_of_the_noise() -> None:
+    def levels(noise: float, *codings: Coding) -> tuple[float, float]:
         how = dataclasses.replace(PLAIN, noise_sigma=noise, codings=codings)
-        return degrade.degrade(sequence(), how, np.random.default_rng(0)).level
+        received = degrade.degrade(sequence(), how, np.random.default_rng(0))
+        return received.level, received.noise
 
-    once, heavy = Coding("jpeg", 60), Coding("h264", 29)
-    assert level(0) == 0
-    assert 0 < level(2) < level(2, once) < level(4, once) < level(4, once, heavy) < 1
-    assert level(0, once) < level(0, once, once)
+    once, heavy = Coding("jpeg", 60), Coding("h264", 35)
+    assert levels(0) == (0, 0)
+    assert levels(0, once)[0] < levels(0, once, once)[0] < levels(0, once, heavy)[0]
+    assert levels(0, heavy)[1] == 0
+    assert levels(4)[0] == 0
+    assert levels(2)[1] < levels(4)[1]
+    assert levels(4, heavy)[1] < levels(4, once)[1] <= levels(4)[1]
 
 
 @pytest.mark.parametrize("kind", degrade.KERNELS)

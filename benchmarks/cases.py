@@ -80,14 +80,14 @@ def network(setup: Setup, window: Window) -> None:
     """The engine alone, as many pictures in flight as it has slots, results not copied."""
     frames = list(islice(_frames(setup), KEPT_FRAMES))
     height, width = frames[0].planes[0].shape
-    strength = np.ones(1, np.float32)
+    controls = _controls()
     flying: deque[engines.Ticket] = deque()
     with engines.open_engine(_card().path, height=height, width=width) as engine:
         for frame in islice(cycle(frames), setup.frames):
             if len(flying) == engine.slots:
                 engine.collect(flying.popleft())
                 window.tick()
-            flying.append(engine.submit({"luma": frame.planes[0][None, None], "strength": strength}))
+            flying.append(engine.submit({"luma": frame.planes[0][None, None], **controls}))
         while flying:
             engine.collect(flying.popleft())
             window.tick()
@@ -179,7 +179,7 @@ def _plain_loop(setup: Setup) -> Iterator[npt.NDArray[np.uint8]]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(engines.for_bits(_card().path, 16))
-    strength = np.ones(1, np.float32)
+    controls = _controls()
     capture = cv2.VideoCapture(str(setup.clip))
     while True:
         found, picture = capture.read()
@@ -187,7 +187,7 @@ def _plain_loop(setup: Setup) -> Iterator[npt.NDArray[np.uint8]]:
             break
         luma, *colors = cv2.split(cv2.cvtColor(picture, cv2.COLOR_BGR2YCrCb))
         feed = luma.astype(np.float32)[None, None] * 256
-        (result,) = session.run(None, {"luma": feed, "strength": strength})
+        (result,) = session.run(None, {"luma": feed, **controls})
         enhanced = np.clip(np.rint(result[0, 0] / 256), 0, 255).astype(np.uint8)
         size = (enhanced.shape[1], enhanced.shape[0])
         colors = [cv2.resize(plane, size, interpolation=cv2.INTER_CUBIC) for plane in colors]
@@ -197,6 +197,12 @@ def _plain_loop(setup: Setup) -> Iterator[npt.NDArray[np.uint8]]:
 
 def _card() -> ModelCard:
     return load_card(MODEL)
+
+
+def _controls() -> dict[str, npt.NDArray[np.float32]]:
+    """What the network takes beside the picture."""
+    strength, level = np.ones(1, np.float32), np.full(1, 0.5, np.float32)
+    return {"strength": strength, "level": level} if _card().conditioned else {"strength": strength}
 
 
 def _source(setup: Setup) -> MediaSource:

@@ -41,6 +41,14 @@ def _seconds(text: str) -> float:
     return total
 
 
+def _level(text: str) -> float | str:
+    """How degraded the input is: a number, whose range the job checks, or auto."""
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither auto nor a number from 0 (clean) to 1 (heavy)") from None
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from streamer import __version__
@@ -63,6 +71,10 @@ VersionOption = Annotated[bool, typer.Option("--version", callback=_version, is_
 ModelOption = Annotated[str, typer.Option(help="A model's name, auto, or none (transcode only).")]
 EngineOption = Annotated[str, typer.Option(help="auto, openvino, onnxruntime, tensorrt or tensorrt-rtx.")]
 StrengthOption = Annotated[float, typer.Option(help="0 interpolates, 1 is the network, up to 1.5 exaggerates.")]
+LevelOption = Annotated[
+    Any,
+    typer.Option(parser=_level, metavar="LEVEL", help="How degraded INPUT is, 0 (clean) to 1, or auto: measure it."),
+]
 
 
 @app.callback()
@@ -83,6 +95,7 @@ def enhance(
     model: ModelOption = "auto",
     scale: Annotated[int | None, typer.Option(help="How much larger; picks the model.")] = None,
     strength: StrengthOption = 1.0,
+    level: LevelOption = "auto",
     engine: EngineOption = "auto",
     device: Annotated[int, typer.Option(help="Which GPU, where there are several.")] = 0,
     codec: Annotated[
@@ -111,6 +124,7 @@ def enhance(
             model=model,
             scale=scale,
             strength=strength,
+            level=level,
             engine=engine,
             device=device,
             codec=codec,

@@ -15,6 +15,7 @@ from onnx_models.cards import ModelCard, verify
 from streamer.color import ChromaScaler
 from streamer.errors import EnhanceError, UsageError
 from streamer.frame import MAX_PIXELS, MAX_SIDE_PX, Frame, Plane, VideoFormat
+from streamer.level import LevelMeter
 from streamer.pool import PlanePool
 from streamer.tiling import Tile, TilePlan, plan_tiles
 
@@ -42,6 +43,9 @@ class EnhanceStage:
     colour and time stay as they are; the size grows by the model's scale. `strength` blends from the interpolated
     picture (0) to the network's (1) and may exaggerate up to MAX_STRENGTH; it may be set while running, from any
     thread. `slots` inferences are in flight, so up to that many frames are held back until `flush`.
+
+    A conditioned model is told how degraded the stream is: `level` from 0 (clean) to 1 (heavy), or None to measure it.
+    Raises UsageError for numbers out of range, and for a level given to a model that takes none.
     """
 
     name = "enhance"
@@ -53,11 +57,17 @@ class EnhanceStage:
         engine: str = "auto",
         device: int = 0,
         strength: float = 1.0,
+        level: float | None = None,
         max_tile_px: int = MAX_TILE_PX,
         threads: int | None = None,
     ) -> None:
         self.card = card
         self.strength = check_strength(strength)
+        self.level: float | None = None
+        """What the last frame's inferences were told; None before the first, and for models that take no level."""
+        self._fixed_level = None if level is None else check_level(level, card)
+        self._meter = LevelMeter()
+        self._levels_sum, self._levels_count = 0.0, 0
         self._engine_name = engine
         self._device = device
         self._max_tile_px = max_tile_px
@@ -75,6 +85,11 @@ class EnhanceStage:
     def planes_allocated(self) -> int:
         """Picture buffers ever allocated; constant in the steady state."""
         return self._pool.allocated
+
+    @property
+    def mean_level(self) -> float | None:
+        """The mean of `level` over all frames so far; None if there was none."""
+        return self._levels_sum / self._levels_count if self._levels_count else None
 
     def open(self, format: VideoFormat) -> VideoFormat:
         """Opens the engine for tiles of this format. Raises CardError, EngineError or EnhanceError (a size limit)."""
@@ -96,18 +111,22 @@ class EnhanceStage:
             log.info("frames go through the engine in %d tiles", len(self._plan.tiles))
         self._chroma = ChromaScaler(format.layout, format.color, scale)
         self._engine = self._open_engine(format, self._plan)
+        self._conditioned = any(spec.name == "level" for spec in self._engine.inputs)
+        self._meter.reset()
         return self._output_format
 
     def process(self, frame: Frame) -> Iterator[Frame]:
         assert self._engine is not None
         tiles = self._plan.tiles
         planes = self._pool.planes(frame.format.layout, self._output_format.width, self._output_format.height)
-        strength = np.array([self.strength], np.float32)
+        controls = {"strength": np.array([self.strength], np.float32)}
+        if self._conditioned:
+            controls["level"] = np.array([self._level_for(frame)], np.float32)
         for tile in tiles:
             if len(self._in_flight) == self._engine.slots:
                 yield from self._collect()
             luma = self._plan.cut(frame.planes[0], tile)[None, None]
-            ticket = self._engine.submit({"luma": luma, "strength": strength})
+            ticket = self._engine.submit({"luma": luma, **controls})
             self._in_flight.append(_Inference(ticket, tile, frame, planes, last=tile is tiles[-1]))
         # While the network works, this thread is free for chroma.
         for source, target in zip(frame.planes[1:], planes[1:], strict=True):
@@ -118,7 +137,8 @@ class EnhanceStage:
             yield from self._collect()
 
     def reset(self) -> None:
-        """Nothing to forget: every frame is enhanced by itself."""
+        """Forgets how degraded the stream was; every frame is enhanced by itself."""
+        self._meter.reset()
 
     def close(self) -> None:
         self._in_flight.clear()
@@ -139,6 +159,16 @@ class EnhanceStage:
         self._engine_name = engine.name
         return engine
 
+    def _level_for(self, frame: Frame) -> float:
+        """One level for all tiles of a frame."""
+        if frame.discontinuity:
+            self._meter.reset()
+        level = self._meter.update(frame) if self._fixed_level is None else self._fixed_level
+        self.level = level
+        self._levels_sum += level
+        self._levels_count += 1
+        return level
+
     def _collect(self) -> Iterator[Frame]:
         assert self._engine is not None
         oldest = self._in_flight.popleft()
@@ -155,6 +185,16 @@ def check_strength(strength: float) -> float:
     if not (math.isfinite(strength) and 0 <= strength <= MAX_STRENGTH):
         raise UsageError(f"strength {strength} is out of range: 0 (interpolation) to {MAX_STRENGTH}, 1 is the network")
     return float(strength)
+
+
+def check_level(level: float, card: ModelCard | None) -> float:
+    """`level` if it is a number from 0 to 1 that the model takes. Raises UsageError otherwise."""
+    if not (math.isfinite(level) and 0 <= level <= 1):
+        raise UsageError(f"level {level} is out of range: 0 (clean) to 1 (heavily degraded), or auto")
+    if card is None or not card.conditioned:
+        name = "none" if card is None else card.name
+        raise UsageError(f"model {name} takes no level: leave out --level, or choose a conditioned model")
+    return float(level)
 
 
 def _check_output(format: VideoFormat) -> None:

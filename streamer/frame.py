@@ -132,7 +132,8 @@ class Frame:
     `pts` and `duration` count `time_base` seconds; `pts` strictly increases along a stream. `index` counts captured
     frames: a jump means that frames were dropped. `captured_ns` is `time.monotonic_ns()` at capture. `discontinuity`
     says that temporal state must not reach across this frame's start. `packets` are the packets of the streams that
-    go along unchanged (audio, subtitles), read from the source around this frame; stages hand them on.
+    go along unchanged (audio, subtitles), read from the source around this frame; stages hand them on. `qp` is the
+    mean H.264-equivalent quantisation parameter of the picture's blocks, as the decoder tells; None if it doesn't.
     """
 
     planes: tuple[Plane, ...]
@@ -144,6 +145,7 @@ class Frame:
     captured_ns: int
     discontinuity: bool = False
     packets: tuple[Any, ...] = ()
+    qp: float | None = None
 
     @property
     def time(self) -> Fraction:

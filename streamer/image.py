@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from types import TracebackType
+from typing import Literal
 
 import av
 import numpy as np
@@ -28,11 +29,20 @@ class ImageEnhancer:
     A context manager. Not thread-safe: open, use and close it on one thread.
     """
 
-    def __init__(self, model: str = "auto", *, scale: int | None = None, engine: str = "auto", strength: float = 1.0):
+    def __init__(
+        self,
+        model: str = "auto",
+        *,
+        scale: int | None = None,
+        engine: str = "auto",
+        strength: float = 1.0,
+        level: float | Literal["auto"] = "auto",
+    ) -> None:
         card = choose_model(model, scale)
         if card is None:
             raise UsageError("give a model: 'none' does nothing to an image")
-        self._stage = EnhanceStage(card, engine=engine, strength=strength)
+        fixed_level = None if level == "auto" else level
+        self._stage = EnhanceStage(card, engine=engine, strength=strength, level=fixed_level)
         self._format: VideoFormat | None = None
 
     def enhance(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -68,16 +78,22 @@ class ImageEnhancer:
             self._stage.close()
             self._stage.open(format)
             self._format = format
+        self._stage.reset()  # pictures have nothing to do with each other
         frame = Frame(planes, format, pts=0, time_base=Fraction(1, 25), duration=1, index=0, captured_ns=0)
         (result,) = [*self._stage.process(frame), *self._stage.flush()]
         return result.planes
 
 
 def enhance_image(
-    image: npt.NDArray[np.uint8], *, model: str = "auto", scale: int | None = None, strength: float = 1.0
+    image: npt.NDArray[np.uint8],
+    *,
+    model: str = "auto",
+    scale: int | None = None,
+    strength: float = 1.0,
+    level: float | Literal["auto"] = "auto",
 ) -> npt.NDArray[np.uint8]:
     """`image` (uint8 RGB [h, w, 3] or gray [h, w]) enlarged by one model; for many, use ImageEnhancer."""
-    with ImageEnhancer(model, scale=scale, strength=strength) as enhancer:
+    with ImageEnhancer(model, scale=scale, strength=strength, level=level) as enhancer:
         return enhancer.enhance(image)
 
 

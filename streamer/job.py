@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import engines
 from onnx_models.cards import ModelCard, list_cards
-from streamer.enhancer import EnhanceStage, check_strength
+from streamer.enhancer import EnhanceStage, check_level, check_strength
 from streamer.errors import SourceError, UsageError, public_url
 from streamer.frame import Frame
 from streamer.pipeline import Pipeline
@@ -73,6 +73,8 @@ class Summary:
     """Frames per second after that."""
     speed: float
     """Media seconds per second after that; 1 is real time."""
+    level: float | None = None
+    """How degraded the input was taken to be, on average: 0 clean to 1 heavy; None if the model takes no level."""
     interrupted: bool = False
     notes: tuple[str, ...] = ()
     stats: dict[str, Any] = field(default_factory=dict)
@@ -88,6 +90,7 @@ def enhance(
     model: str = "auto",
     scale: int | None = None,
     strength: float = 1.0,
+    level: float | Literal["auto"] = "auto",
     engine: str = "auto",
     device: int = 0,
     codec: str | None = None,
@@ -103,6 +106,7 @@ def enhance(
     """Enhances a file, image or numbered sequence into one or several outputs.
 
     `model` is a card's name, "auto" (the first upscaler of `scale`, default 2) or "none" (transcode only);
+    `level` tells a conditioned model how degraded the input is, 0 (clean) to 1 (heavy), or "auto" to measure it;
     `start` and `duration` are seconds, `fps` is the frame rate of a numbered sequence. `on_progress` is called after
     every frame on the pipeline's deliver thread. On KeyboardInterrupt the outputs are finished with the frames so far;
     the summary is then the exception's `summary` attribute. Raises StreamerError (UsageError for bad arguments),
@@ -122,10 +126,11 @@ def enhance(
         rate=_exact("fps", fps),
     )
     card = choose_model(model, scale)
+    fixed_level = None if level == "auto" else check_level(level, card)
     stages: list[Stage] = []
     if card is not None:
         _log_engine_choice(engine)
-        stages.append(EnhanceStage(card, engine=engine, device=device, strength=strength))
+        stages.append(EnhanceStage(card, engine=engine, device=device, strength=strength, level=fixed_level))
     sinks = [make_sink(name, settings, force=force) for name in names]
     run = _Run(source, on_progress)
     pipeline = Pipeline(source, stages, sinks, on_frame=run.on_frame)
@@ -254,13 +259,14 @@ class _Run:
         interrupted: bool,
     ) -> Summary:
         progress = self._progress()
-        engine = next((stage.engine_name for stage in stages if isinstance(stage, EnhanceStage)), "none")
+        stage = next((stage for stage in stages if isinstance(stage, EnhanceStage)), None)
+        level = None if stage is None else stage.mean_level
         format = self._source.format if self.frames else None
         return Summary(
             input=public_url(source_name),
             outputs=tuple(names),
             model=card.name if card else "none",
-            engine=engine,
+            engine=stage.engine_name if stage else "none",
             source_size=f"{format.width}x{format.height}" if format else "",
             output_size=self._size,
             frames=self.frames,
@@ -269,6 +275,7 @@ class _Run:
             start_s=round(progress.start_s, 3),
             fps=round(progress.fps, 2),
             speed=round(progress.speed, 3),
+            level=None if level is None else round(level, 3),
             interrupted=interrupted,
             notes=tuple(notes),
             stats=pipeline.stats.summary(),

@@ -1,4 +1,4 @@
-"""A small ONNX model that follows the pixel contract, and what it must compute, in NumPy."""
+"""Small ONNX models that follow the pixel contract, and what they must compute, in NumPy."""
 
 from __future__ import annotations
 
@@ -13,14 +13,50 @@ Array = NDArray[Any]
 
 SCALE = 2
 SIDE = 3
+BRIGHTER = 0.25
+"""What level 1 adds to the conditioned model's pixels, as a share of the unit."""
 _RNG = np.random.default_rng(7)
 KERNEL = _RNG.normal(0, 0.2, (SCALE * SCALE, 1, SIDE, SIDE)).astype(np.float32)
 BIAS = _RNG.normal(0, 0.05, SCALE * SCALE).astype(np.float32)
 
 
-def tiny_proto() -> onnx.ModelProto:
-    """Nearest-neighbour times two, plus strength times a convolution's residual."""
-    nodes = [
+def tiny_proto(*, conditioned: bool = False) -> onnx.ModelProto:
+    """Nearest-neighbour times two, plus strength times a convolution's residual; conditioned: brighter by level."""
+    nodes = _nodes()
+    inputs = [
+        helper.make_tensor_value_info("luma", TensorProto.UINT8, [1, 1, "height", "width"]),
+        helper.make_tensor_value_info("strength", TensorProto.FLOAT, [1]),
+    ]
+    weights = {
+        "unit": np.array(255, np.float32),
+        "floor": np.array(0, np.float32),
+        "peak": np.array(255, np.float32),
+        "scales": np.array([1, 1, SCALE, SCALE], np.float32),
+        "kernel": KERNEL,
+        "bias": BIAS,
+    }
+    if conditioned:
+        inputs.append(helper.make_tensor_value_info("level", TensorProto.FLOAT, [1]))
+        weights["brighter"] = np.array(BRIGHTER, np.float32)
+        place = next(index for index, node in enumerate(nodes) if node.op_type == "Add")
+        nodes[place].output[0] = "dark"
+        nodes.insert(place + 1, helper.make_node("Add", ["dark", "light"], ["sum"]))
+        nodes.insert(place, helper.make_node("Mul", ["level", "brighter"], ["light"]))
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        inputs,
+        [helper.make_tensor_value_info("enhanced", TensorProto.UINT8, [1, 1, "2*height", "2*width"])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.checker.check_model(model)
+    return model
+
+
+def _nodes() -> list[onnx.NodeProto]:
+    return [
         helper.make_node("Cast", ["luma"], ["codes"], name="pixels_in", to=TensorProto.FLOAT),
         helper.make_node("Div", ["codes", "unit"], ["pixels"]),
         helper.make_node("Conv", ["pixels", "kernel", "bias"], ["phases"], pads=[1, 1, 1, 1]),
@@ -40,36 +76,14 @@ def tiny_proto() -> onnx.ModelProto:
         helper.make_node("Clip", ["rounded", "floor", "peak"], ["clipped"]),
         helper.make_node("Cast", ["clipped"], ["enhanced"], name="pixels_out", to=TensorProto.UINT8),
     ]
-    weights = {
-        "unit": np.array(255, np.float32),
-        "floor": np.array(0, np.float32),
-        "peak": np.array(255, np.float32),
-        "scales": np.array([1, 1, SCALE, SCALE], np.float32),
-        "kernel": KERNEL,
-        "bias": BIAS,
-    }
-    graph = helper.make_graph(
-        nodes,
-        "tiny",
-        [
-            helper.make_tensor_value_info("luma", TensorProto.UINT8, [1, 1, "height", "width"]),
-            helper.make_tensor_value_info("strength", TensorProto.FLOAT, [1]),
-        ],
-        [helper.make_tensor_value_info("enhanced", TensorProto.UINT8, [1, 1, "2*height", "2*width"])],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 8
-    onnx.checker.check_model(model)
-    return model
 
 
-def tiny_model() -> bytes:
-    content: bytes = tiny_proto().SerializeToString()
+def tiny_model(*, conditioned: bool = False) -> bytes:
+    content: bytes = tiny_proto(conditioned=conditioned).SerializeToString()
     return content
 
 
-def expected(luma: Array, strength: float, bits: int = 8) -> Array:
+def expected(luma: Array, strength: float, bits: int = 8, level: float = 0.0) -> Array:
     """What the model must give, before rounding: `[1,1,h,w]` to float64 `[1,1,2h,2w]` codes."""
     unit = 255.0 * 2 ** (bits - 8)
     pixels = luma[0, 0] / unit
@@ -83,7 +97,7 @@ def expected(luma: Array, strength: float, bits: int = 8) -> Array:
                 part = padded[dy : dy + height, dx : dx + width]
                 total += KERNEL[phase, 0, dy, dx] * part
         out[phase // SCALE :: SCALE, phase % SCALE :: SCALE] += strength * total
-    codes: Array = np.clip(out * unit, 0, 2**bits - 1)[None, None]
+    codes: Array = np.clip((out + BRIGHTER * level) * unit, 0, 2**bits - 1)[None, None]
     return codes
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
+import cv2
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import memory, networks, speed, startup
+from benchmarks import level, memory, networks, speed, startup
 from benchmarks.__main__ import app
 from benchmarks.cases import CASES, Window
 from benchmarks.machine import Usage, facts
@@ -146,3 +149,61 @@ def test_networks() -> None:
 def test_names_that_are_no_shapes(name: str) -> None:
     with pytest.raises(ValueError, match="is no shape"):
         networks.shape_of(name)
+
+
+def looks(count: int) -> list[level.Look]:
+    """Pictures whose first statistic is a linear function of their parameter, three a case, four cases a source."""
+    rng = np.random.default_rng(0)
+    found = []
+    for number in range(count):
+        case = number // 3
+        qp = 12.0 + case * 28 / (count // 3)
+        seen = rng.normal(0, 1, 70)
+        seen[0] = qp / 10 + rng.normal(0, 0.02)
+        found.append(level.Look(f"source {case // 4}", "h264", case, qp, seen.astype(np.float32)))
+    return found
+
+
+def test_weights_are_found_written_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(level, "_STEPS", 1500)
+    known = looks(480)
+    weights = level.fit(known)
+    estimates = weights(np.stack([one.statistics for one in known]))
+    assert np.abs(estimates - [one.qp for one in known]).mean() < 2
+    weights.write(tmp_path / "written.py")
+    written: dict[str, tuple[tuple[float, ...], ...]] = {}
+    exec((tmp_path / "written.py").read_text(), written)
+    read = level.Weights(np.array(written["HIDDEN"]), np.array(written["OUTPUT"]))
+    assert np.abs(read(np.stack([one.statistics for one in known])) - estimates).max() < 0.2
+    assert max(map(len, (tmp_path / "written.py").read_text().splitlines())) <= 120
+
+
+def test_errors_by_hand() -> None:
+    blank = np.zeros(70, np.float32)
+    true_qps = {0: ("clean", -math.inf), 1: ("h264", 26.0), 2: ("h264", 34.0)}
+    known = [level.Look("a", kind, case, qp, blank) for case, (kind, qp) in true_qps.items() for _ in range(2)]
+    rows = level.errors(known, np.array([10, 16.4, 26, 32.4, 26, 26]))
+    assert rows["clean"] == {
+        "cases": 1, "error": pytest.approx(0.1), "bias": pytest.approx(0.1), "clean enough": 1.0,
+    }  # fmt: skip
+    assert rows["h264"]["error"] == pytest.approx((0.1 + 0.25) / 2)
+    assert rows["h264"]["bias"] == pytest.approx((0.1 - 0.25) / 2)
+    assert rows["  h264, 0.50-0.75"]["cases"] == 1
+    assert rows["all but clean"]["cases"] == 2
+
+
+@pytest.mark.slow
+def test_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(level, "_STEPS", 50)
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        coarse = rng.integers(0, 255, (60, 80, 3), np.uint8)
+        picture = cv2.resize(coarse, (640, 480), interpolation=cv2.INTER_CUBIC)
+        assert cv2.imwrite(str(tmp_path / "photos" / f"{number}.png"), picture)
+    weights = tmp_path / "weights.py"
+    for fit in ([], ["--fit", str(weights)]):
+        outcome = CliRunner().invoke(app, ["level", "--data", str(tmp_path / "photos"), *fit])
+        assert outcome.exit_code == 0, outcome.output
+        assert "all but clean" in outcome.output
+    assert "HIDDEN" in weights.read_text()

@@ -58,6 +58,8 @@ def test_failure_is_1_and_bad_usage_2_without_a_traceback(clip: Path, tmp_path: 
         (1, ("enhance", "nowhere.mp4", tmp_path / "a.mp4")),
         (1, ("enhance", clip, tmp_path / "a.mp4", "--engine", "tensorrt")),
         (2, ("enhance", clip, tmp_path / "a.mp4", "--strength", "7")),
+        (2, ("enhance", clip, tmp_path / "a.mp4", "--level", "7")),
+        (2, ("enhance", clip, tmp_path / "a.mp4", "--level", "some")),
         (2, ("enhance", clip, tmp_path / "a.mp4", "--no-such-option")),
         (2, ("enhance", clip, clip)),
         (1, ("models", "show", "nope")),

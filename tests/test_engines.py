@@ -125,6 +125,19 @@ def test_strength_belongs_to_its_own_frame(engine: Engine) -> None:
         assert_close(engine.collect(ticket)["enhanced"], wanted(5, strength))
 
 
+@pytest.mark.parametrize("bits", [8, 10])
+def test_level_of_a_conditioned_model_belongs_to_its_own_frame(kind: str, bits: int) -> None:
+    luma = picture(6, HEIGHT, WIDTH, bits)
+    levels = (0.0, 1.0, 0.5)
+    with make(kind, model=for_bits(tiny_model(conditioned=True), bits)) as engine:
+        assert TensorSpec("level", (1,), np.dtype(np.float32)) in engine.inputs
+        fed = [{"luma": luma, "strength": ONE, "level": np.array([level], np.float32)} for level in levels]
+        for level, ticket in zip(levels, [engine.submit(one) for one in fed], strict=True):
+            assert_close(engine.collect(ticket)["enhanced"], expected(luma, 1.0, bits, level))
+        with pytest.raises(EngineError, match=r"takes .*level"):
+            engine.submit({"luma": luma, "strength": ONE})
+
+
 def test_input_arrays_may_be_reused_at_once(engine: Engine) -> None:
     shared = feeds(0)
     tickets = []

@@ -92,6 +92,18 @@ def older_opset(proto: Proto) -> None:
     proto.opset_import[0].version = 16
 
 
+def wide_level(proto: Proto) -> None:
+    proto.graph.input.append(helper.make_tensor_value_info("level", TensorProto.FLOAT, [2]))
+
+
+def whole_level(proto: Proto) -> None:
+    proto.graph.input.append(helper.make_tensor_value_info("level", TensorProto.UINT8, [1]))
+
+
+def third_input(proto: Proto) -> None:
+    proto.graph.input.append(helper.make_tensor_value_info("mood", TensorProto.FLOAT, [1]))
+
+
 def second_output(proto: Proto) -> None:
     proto.graph.output.append(helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["n"]))
 
@@ -100,6 +112,10 @@ BREACHES: list[tuple[Callable[[Proto], None], str]] = [
     (older_opset, "ai.onnx 17"),
     (lambda proto: rename_input(proto, "luma", "x"), r"inputs are \['strength', 'x'\]"),
     (lambda proto: rename_input(proto, "strength", "gain"), "inputs are"),
+    (lambda proto: rename_input(proto, "strength", "level"), r"inputs are \['level', 'luma'\]"),
+    (third_input, "inputs are .*'mood'"),
+    (wide_level, r"level is \[2\], not \[1\]"),
+    (whole_level, "level is UINT8, not FLOAT"),
     (rename_output, r"outputs are \['y'\]"),
     (second_output, "outputs are"),
     (set_channels, r"\[1, 3, \?, \?\], not \[1, 1, \?, \?\]"),
@@ -127,12 +143,14 @@ def test_a_breach_is_named_with_its_fix(breach: Callable[[Proto], None], told: s
         check_contract(proto.SerializeToString())
 
 
-def test_the_contract_holds_for_the_model_itself() -> None:
-    check_contract(tiny_model())
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_the_contract_holds_for_the_model_itself(conditioned: bool) -> None:
+    check_contract(tiny_model(conditioned=conditioned))
 
 
-def test_scale_is_read_from_the_graph() -> None:
-    assert scale_of(tiny_model()) == SCALE
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_scale_is_read_from_the_graph(conditioned: bool) -> None:
+    assert scale_of(tiny_model(conditioned=conditioned)) == SCALE
 
 
 def test_a_scale_that_is_not_whole_is_refused() -> None:
@@ -150,9 +168,10 @@ def test_eight_bits_is_the_model_as_it_is(tmp_path: Path) -> None:
     assert for_bits(path, 8) == tiny_model()
 
 
+@pytest.mark.parametrize("conditioned", [False, True])
 @pytest.mark.parametrize("bits", [9, 10, 12, 16])
-def test_deeper_variant_has_float_pixels_and_its_own_constants(bits: int) -> None:
-    variant = onnx.load_model_from_string(for_bits(tiny_model(), bits))
+def test_deeper_variant_has_float_pixels_and_its_own_constants(bits: int, conditioned: bool) -> None:
+    variant = onnx.load_model_from_string(for_bits(tiny_model(conditioned=conditioned), bits))
     onnx.checker.check_model(variant, full_check=True)
     ends = [*variant.graph.input, *variant.graph.output]
     assert {value.type.tensor_type.elem_type for value in ends} == {TensorProto.FLOAT}

@@ -31,6 +31,7 @@ from streamer.frame import MAX_PIXELS, MAX_SIDE_PX, Frame, VideoFormat
 from streamer.notes import Notes
 from streamer.sources.deinterlace import Deinterlacer
 from streamer.sources.opening import companions_of, may_jump, open_container, pick_video
+from streamer.sources.quantiser import EXPORT, qp_of
 from streamer.stage import Media
 
 log = logging.getLogger(__name__)
@@ -144,6 +145,7 @@ class MediaSource:
         self._container = open_container(self._url, self._name, self.notes, self._wanted_rate)
         self._stream = stream = pick_video(self._container, self._name)
         stream.thread_type = "AUTO"
+        stream.codec_context.options = EXPORT
         # Raw DV and some transport streams have an absurd average; the guess is better there.
         rates = [fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
         self._rate = next((rate for rate in rates if rate <= _MAX_RATE), None)
@@ -316,6 +318,7 @@ class MediaSource:
             index=index,
             captured_ns=time.monotonic_ns(),
             packets=tuple(packet for packet in packets if self._moved_into_part(packet)),
+            qp=qp_of(picture),
         )
 
     def _moved_into_part(self, packet: Any) -> bool:

@@ -201,8 +201,8 @@ def _card() -> ModelCard:
 
 def _controls() -> dict[str, npt.NDArray[np.float32]]:
     """What the network takes beside the picture."""
-    strength, level = np.ones(1, np.float32), np.full(1, 0.5, np.float32)
-    return {"strength": strength, "level": level} if _card().conditioned else {"strength": strength}
+    levels = {"level": 0.5, "noise": 0.0} if _card().conditioned else {}
+    return {name: np.array([value], np.float32) for name, value in {"strength": 1.0, **levels}.items()}
 
 
 def _source(setup: Setup) -> MediaSource:

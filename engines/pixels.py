@@ -3,13 +3,14 @@
     luma uint8 [1,1,height,width] -> pixels_in (Cast) -> code values -> Div(unit) -> network
     network -> Mul(unit) -> code values -> Round -> Clip(0, peak) -> pixels_out (Cast)
       -> enhanced uint8 [1,1,s*height,s*width]
-    strength float32 [1], and in conditioned networks level float32 [1]
+    strength float32 [1], and in conditioned networks level and noise float32 [1]
 
-`level` says how degraded the picture is, from 0 (clean) to 1 (heavy); networks that don't adapt to
-it have no such input. `unit` is the code value that the network sees as 1.0, `peak` the largest code
-value. Both are initializers, so that one shipped 8-bit model also gives the variants for deeper
-pixels, and every back end computes the same function without pre- or post-processing of its own.
-What is linear, such as the interpolation that the network corrects, may work on code values directly.
+`level` and `noise` say how degraded the picture is by compression and by the sensor, from 0 (clean)
+to 1 (heavy); networks that don't adapt to them have no such inputs. `unit` is the code value that the
+network sees as 1.0, `peak` the largest code value. Both are initializers, so that one shipped 8-bit
+model also gives the variants for deeper pixels, and every back end computes the same function without
+pre- or post-processing of its own. What is linear, such as the interpolation that the network
+corrects, may work on code values directly.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 OPSET = 17
-LUMA, STRENGTH, LEVEL, ENHANCED = "luma", "strength", "level", "enhanced"
+LUMA, STRENGTH, ENHANCED = "luma", "strength", "enhanced"
+CONDITIONS = ("level", "noise")
 PIXELS_IN, PIXELS_OUT = "pixels_in", "pixels_out"
 UNIT, PEAK = "unit", "peak"
 BITS = range(8, 17)
@@ -118,14 +120,16 @@ def _tensor_problems(graph: GraphProto) -> Iterator[str]:
     weights = {tensor.name for tensor in graph.initializer}
     inputs = {value.name: value for value in graph.input if value.name not in weights}
     outputs = {value.name: value for value in graph.output}
-    if inputs.keys() - {LEVEL} != {LUMA, STRENGTH}:
-        yield f"its inputs are {sorted(inputs)}, not {LUMA}, {STRENGTH} and, if it is conditioned, {LEVEL}"
+    scalars = inputs.keys() - {LUMA}
+    if LUMA not in inputs or scalars not in ({STRENGTH}, {STRENGTH, *CONDITIONS}):
+        conditions = " and ".join(CONDITIONS)
+        yield f"its inputs are {sorted(inputs)}, not {LUMA}, {STRENGTH} and, if it is conditioned, {conditions}"
         return
     if outputs.keys() != {ENHANCED}:
         yield f"its outputs are {sorted(outputs)}, not {ENHANCED}"
         return
     yield from _layout_problems(inputs[LUMA], "UINT8", (1, 1, None, None))
-    for name in inputs.keys() & {STRENGTH, LEVEL}:
+    for name in sorted(scalars):
         yield from _layout_problems(inputs[name], "FLOAT", (1,))
     yield from _layout_problems(outputs[ENHANCED], "UINT8", (1, 1, None, None))
 

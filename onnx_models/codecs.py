@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 
 from onnx_models.errors import TrainingError
-from onnx_models.level import qp_of_step, qp_of_venc_params
+from onnx_models.level import qp_of_step
+from onnx_models.quantiser import EXPORT, SIDE_DATA, mean_qp
 
 if TYPE_CHECKING:
     from onnx_models.scenes import Planes
@@ -26,8 +27,6 @@ CODECS = ("h264", "hevc", "mpeg2", "vp9", "jpeg")
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium")
 _ENCODERS = {"h264": "libx264", "hevc": "libx265", "mpeg2": "mpeg2video", "vp9": "libvpx-vp9"}
 _DECODERS = {"h264": "h264", "hevc": "hevc", "mpeg2": "mpeg2video", "vp9": "vp9"}
-_EXPORTING = ("h264", "mpeg2")
-"""Decoders that tell the quantiser of every block, in a unit that `qp_of_venc_params` knows."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def transcode(sequence: Sequence[Planes], coding: Coding) -> Decoded:
     packets = _encode(sequence, coding)
     decoder: Any = av.CodecContext.create(_DECODERS[coding.codec], "r")
     decoder.thread_count = 1
-    decoder.options = {"export_side_data": "venc_params"}
+    decoder.options = EXPORT
     frames = [f for p in packets for f in decoder.decode(av.Packet(bytes(p)))]
     frames += decoder.decode(None)
     if len(frames) != len(sequence):
@@ -137,8 +136,8 @@ def qp_of_frame(frame: av.VideoFrame) -> float | None:
     side_data: Any = frame.side_data
     for i in range(len(side_data)):
         entry = side_data[i]
-        if entry.type.name == "VIDEO_ENC_PARAMS":
-            return qp_of_venc_params(bytes(entry))
+        if entry.type.name == SIDE_DATA:
+            return mean_qp(bytes(entry))
     return None
 
 

@@ -16,7 +16,6 @@ from the decoder and the picture.
 from __future__ import annotations
 
 import math
-import struct
 
 CLEAN_QP, HEAVY_QP = 10.0, 42.0
 """Quantisation parameters of level 0 and 1."""
@@ -41,30 +40,3 @@ def level_of_qp(qp: float) -> float:
 def level_of_noise(sigma: float) -> float:
     """0..1 of a standard deviation of additive noise, in 8-bit code values."""
     return level_of_qp(qp_of_step(sigma * math.sqrt(12)))
-
-
-_HEADER = struct.Struct("=I4xQQii32x")
-"""AVVideoEncParams: number of blocks, offset and size of a block, type, QP of the frame, offsets a plane."""
-_BLOCK_SIZE = 20
-"""AVVideoBlockParams: x, y, width, height, difference to the frame's QP, as int."""
-_H264, _MPEG = 1, 2
-"""Its types: QP of H.264; quantiser steps of MPEG-1, -2 and -4."""
-
-
-def qp_of_venc_params(content: bytes) -> float | None:
-    """The mean quantisation parameter in FFmpeg's side data of type AV_FRAME_DATA_VIDEO_ENC_PARAMS.
-
-    Args:
-        content: the side data's bytes (libavutil/video_enc_params.h), whose blocks are of one size.
-
-    Returns:
-        As an H.264 parameter; None for other codecs and malformed content.
-    """
-    if len(content) < _HEADER.size:
-        return None
-    blocks, offset, size, kind, qp = _HEADER.unpack_from(content)
-    if kind not in (_H264, _MPEG) or len(content) < offset + blocks * size or size % 4 or size < _BLOCK_SIZE:
-        return None
-    numbers = memoryview(content)[offset : offset + blocks * size].cast("i")
-    mean = qp + (sum(numbers[4 :: size // 4]) / blocks if blocks else 0.0)
-    return mean if kind == _H264 else qp_of_step(mean) if mean > 0 else None

@@ -73,8 +73,12 @@ EngineOption = Annotated[str, typer.Option(help="auto, openvino, onnxruntime, te
 StrengthOption = Annotated[float, typer.Option(help="0 interpolates, 1 is the network, up to 1.5 exaggerates.")]
 LevelOption = Annotated[
     Any,
-    typer.Option(parser=_level, metavar="LEVEL", help="How degraded INPUT is, 0 (clean) to 1, or auto: measure it."),
+    typer.Option(parser=_level, metavar="LEVEL", help="How compressed INPUT is, 0 (clean) to 1, or auto: measure it."),
 ]
+NoiseOption = Annotated[
+    Any, typer.Option(parser=_level, metavar="LEVEL", help="How noisy INPUT is, 0 (clean) to 1, or auto: measure it.")
+]
+PrecisionOption = Annotated[str, typer.Option(help="f32, int8, or auto: int8 where model and processor allow it.")]
 
 
 @app.callback()
@@ -96,7 +100,9 @@ def enhance(
     scale: Annotated[int | None, typer.Option(help="How much larger; picks the model.")] = None,
     strength: StrengthOption = 1.0,
     level: LevelOption = "auto",
+    noise: NoiseOption = "auto",
     engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
     device: Annotated[int, typer.Option(help="Which GPU, where there are several.")] = 0,
     codec: Annotated[
         str | None, typer.Option(help="h264, hevc, av1, vp9, ffv1, prores, mjpeg, mpeg4, nvenc or an FFmpeg encoder.")
@@ -125,7 +131,9 @@ def enhance(
             scale=scale,
             strength=strength,
             level=level,
+            noise=noise,
             engine=engine,
+            precision=precision,
             device=device,
             codec=codec,
             crf=crf,
@@ -211,17 +219,27 @@ def models_show(name: Annotated[str, typer.Argument(help="The model's name.")]) 
         from onnx_models.cards import load_card
 
         card = load_card(name)
-        for key in ("name", "task", "scale", "color", "macs_per_px", "params", "halo_px", "multiple_of", "sha256"):
+        for key in (
+            "name",
+            "task",
+            "scale",
+            "color",
+            "conditioned",
+            "macs_per_px",
+            "params",
+            "halo_px",
+            "multiple_of",
+            "sha256",
+        ):
             typer.echo(f"{key:12} {getattr(card, key)}")
         for key in ("licence", "origin", "train_data", "limits"):
             typer.echo(f"{key:12} {getattr(card, key)}")
         protocol = ("", "")
         for metric in card.metrics:
-            common, _, condition = metric.protocol.rpartition("; ")
-            if (metric.set, common) != protocol:
-                protocol = (metric.set, common)
-                typer.echo(f"\nmeasured on {metric.set}: {common}")
-            typer.echo(f"  {condition:28} {metric.name}: {metric.value:g} {metric.unit}")
+            if (metric.set, metric.protocol) != protocol:
+                protocol = (metric.set, metric.protocol)
+                typer.echo(f"\nmeasured on {metric.set}: {metric.protocol}")
+            typer.echo(f"  {metric.condition:28} {metric.name}: {metric.value:g} {metric.unit}")
 
     _guarded(run, LogLevel.warning)
 

@@ -15,7 +15,7 @@ from onnx_models.cards import ModelCard, verify
 from streamer.color import ChromaScaler
 from streamer.errors import EnhanceError, UsageError
 from streamer.frame import MAX_PIXELS, MAX_SIDE_PX, Frame, Plane, VideoFormat
-from streamer.level import LevelMeter
+from streamer.level import LevelMeter, Levels
 from streamer.pool import PlanePool
 from streamer.tiling import Tile, TilePlan, plan_tiles
 
@@ -44,8 +44,9 @@ class EnhanceStage:
     picture (0) to the network's (1) and may exaggerate up to MAX_STRENGTH; it may be set while running, from any
     thread. `slots` inferences are in flight, so up to that many frames are held back until `flush`.
 
-    A conditioned model is told how degraded the stream is: `level` from 0 (clean) to 1 (heavy), or None to measure it.
-    Raises UsageError for numbers out of range, and for a level given to a model that takes none.
+    A conditioned model is told how degraded the stream is by compression (`level`) and by its sensor (`noise`), each
+    from 0 (clean) to 1 (heavy), or None to measure it. Raises UsageError for numbers out of range, and for one given to
+    a model that takes none. `precision` is "f32", "int8" or "auto", as `engines.open_engine` has it.
     """
 
     name = "enhance"
@@ -58,16 +59,20 @@ class EnhanceStage:
         device: int = 0,
         strength: float = 1.0,
         level: float | None = None,
+        noise: float | None = None,
+        precision: str = "auto",
         max_tile_px: int = MAX_TILE_PX,
         threads: int | None = None,
     ) -> None:
         self.card = card
         self.strength = check_strength(strength)
-        self.level: float | None = None
-        """What the last frame's inferences were told; None before the first, and for models that take no level."""
-        self._fixed_level = None if level is None else check_level(level, card)
+        self.levels: Levels | None = None
+        """What the last frame's inferences were told; None before the first, and for models that take no levels."""
+        self._fixed_level = check_level("level", level, card)
+        self._fixed_noise = check_level("noise", noise, card)
         self._meter = LevelMeter()
-        self._levels_sum, self._levels_count = 0.0, 0
+        self._levels_sum, self._levels_count = np.zeros(2), 0
+        self._precision = precision
         self._engine_name = engine
         self._device = device
         self._max_tile_px = max_tile_px
@@ -87,9 +92,14 @@ class EnhanceStage:
         return self._pool.allocated
 
     @property
-    def mean_level(self) -> float | None:
-        """The mean of `level` over all frames so far; None if there was none."""
-        return self._levels_sum / self._levels_count if self._levels_count else None
+    def precision(self) -> str:
+        """Of the engine that runs or ran; before `open`, the one asked for."""
+        return self._precision
+
+    @property
+    def mean_levels(self) -> Levels | None:
+        """The mean of `levels` over all frames so far; None if there was none."""
+        return Levels(*(self._levels_sum / self._levels_count).tolist()) if self._levels_count else None
 
     def open(self, format: VideoFormat) -> VideoFormat:
         """Opens the engine for tiles of this format. Raises CardError, EngineError or EnhanceError (a size limit)."""
@@ -121,7 +131,8 @@ class EnhanceStage:
         planes = self._pool.planes(frame.format.layout, self._output_format.width, self._output_format.height)
         controls = {"strength": np.array([self.strength], np.float32)}
         if self._conditioned:
-            controls["level"] = np.array([self._level_for(frame)], np.float32)
+            levels = self._levels_for(frame)
+            controls |= {"level": np.array([levels.level], np.float32), "noise": np.array([levels.noise], np.float32)}
         for tile in tiles:
             if len(self._in_flight) == self._engine.slots:
                 yield from self._collect()
@@ -155,19 +166,24 @@ class EnhanceStage:
             engine=self._engine_name,
             device=self._device,
             threads=self._threads,
+            precision=self._precision,
         )
-        self._engine_name = engine.name
+        self._engine_name, self._precision = engine.name, engine.precision
         return engine
 
-    def _level_for(self, frame: Frame) -> float:
-        """One level for all tiles of a frame."""
+    def _levels_for(self, frame: Frame) -> Levels:
+        """One pair for all tiles of a frame."""
         if frame.discontinuity:
             self._meter.reset()
-        level = self._meter.update(frame) if self._fixed_level is None else self._fixed_level
-        self.level = level
-        self._levels_sum += level
+        level, noise = self._fixed_level, self._fixed_noise
+        if level is None or noise is None:
+            measured = self._meter.update(frame)
+            level = measured.level if level is None else level
+            noise = measured.noise if noise is None else noise
+        self.levels = Levels(level, noise)
+        self._levels_sum += self.levels
         self._levels_count += 1
-        return level
+        return self.levels
 
     def _collect(self) -> Iterator[Frame]:
         assert self._engine is not None
@@ -187,14 +203,16 @@ def check_strength(strength: float) -> float:
     return float(strength)
 
 
-def check_level(level: float, card: ModelCard | None) -> float:
-    """`level` if it is a number from 0 to 1 that the model takes. Raises UsageError otherwise."""
-    if not (math.isfinite(level) and 0 <= level <= 1):
-        raise UsageError(f"level {level} is out of range: 0 (clean) to 1 (heavily degraded), or auto")
+def check_level(name: str, value: float | None, card: ModelCard | None) -> float | None:
+    """`value` if it is None or a number from 0 to 1 that the model takes. Raises UsageError otherwise."""
+    if value is None:
+        return None
+    if not (math.isfinite(value) and 0 <= value <= 1):
+        raise UsageError(f"{name} {value} is out of range: 0 (clean) to 1 (heavily degraded), or auto")
     if card is None or not card.conditioned:
-        name = "none" if card is None else card.name
-        raise UsageError(f"model {name} takes no level: leave out --level, or choose a conditioned model")
-    return float(level)
+        model = "none" if card is None else card.name
+        raise UsageError(f"model {model} takes no {name}: leave out --{name}, or choose a conditioned model")
+    return float(value)
 
 
 def _check_output(format: VideoFormat) -> None:

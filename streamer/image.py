@@ -37,12 +37,20 @@ class ImageEnhancer:
         engine: str = "auto",
         strength: float = 1.0,
         level: float | Literal["auto"] = "auto",
+        noise: float | Literal["auto"] = "auto",
+        precision: str = "auto",
     ) -> None:
         card = choose_model(model, scale)
         if card is None:
             raise UsageError("give a model: 'none' does nothing to an image")
-        fixed_level = None if level == "auto" else level
-        self._stage = EnhanceStage(card, engine=engine, strength=strength, level=fixed_level)
+        self._stage = EnhanceStage(
+            card,
+            engine=engine,
+            strength=strength,
+            level=None if level == "auto" else level,
+            noise=None if noise == "auto" else noise,
+            precision=precision,
+        )
         self._format: VideoFormat | None = None
 
     def enhance(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -91,9 +99,10 @@ def enhance_image(
     scale: int | None = None,
     strength: float = 1.0,
     level: float | Literal["auto"] = "auto",
+    noise: float | Literal["auto"] = "auto",
 ) -> npt.NDArray[np.uint8]:
     """`image` (uint8 RGB [h, w, 3] or gray [h, w]) enlarged by one model; for many, use ImageEnhancer."""
-    with ImageEnhancer(model, scale=scale, strength=strength, level=level) as enhancer:
+    with ImageEnhancer(model, scale=scale, strength=strength, level=level, noise=noise) as enhancer:
         return enhancer.enhance(image)
 
 

@@ -73,8 +73,12 @@ class Summary:
     """Frames per second after that."""
     speed: float
     """Media seconds per second after that; 1 is real time."""
+    precision: str = ""
+    """Of the network's convolutions: f32 or int8; empty without a model."""
     level: float | None = None
-    """How degraded the input was taken to be, on average: 0 clean to 1 heavy; None if the model takes no level."""
+    """How compressed the input was taken to be, on average: 0 clean to 1 heavy; None if the model doesn't ask."""
+    noise: float | None = None
+    """How noisy the input was taken to be, likewise."""
     interrupted: bool = False
     notes: tuple[str, ...] = ()
     stats: dict[str, Any] = field(default_factory=dict)
@@ -91,6 +95,8 @@ def enhance(
     scale: int | None = None,
     strength: float = 1.0,
     level: float | Literal["auto"] = "auto",
+    noise: float | Literal["auto"] = "auto",
+    precision: str = "auto",
     engine: str = "auto",
     device: int = 0,
     codec: str | None = None,
@@ -106,7 +112,8 @@ def enhance(
     """Enhances a file, image or numbered sequence into one or several outputs.
 
     `model` is a card's name, "auto" (the first upscaler of `scale`, default 2) or "none" (transcode only);
-    `level` tells a conditioned model how degraded the input is, 0 (clean) to 1 (heavy), or "auto" to measure it;
+    `level` and `noise` tell a conditioned model how compressed and how noisy the input is, 0 (clean) to 1 (heavy), or
+    "auto" to measure it; `precision` is "f32", "int8" or "auto" (int8 where model and processor allow it);
     `start` and `duration` are seconds, `fps` is the frame rate of a numbered sequence. `on_progress` is called after
     every frame on the pipeline's deliver thread. On KeyboardInterrupt the outputs are finished with the frames so far;
     the summary is then the exception's `summary` attribute. Raises StreamerError (UsageError for bad arguments),
@@ -126,11 +133,14 @@ def enhance(
         rate=_exact("fps", fps),
     )
     card = choose_model(model, scale)
-    fixed_level = None if level == "auto" else check_level(level, card)
+    fixed = {
+        name: check_level(name, None if value == "auto" else value, card)
+        for name, value in (("level", level), ("noise", noise))
+    }
     stages: list[Stage] = []
     if card is not None:
         _log_engine_choice(engine)
-        stages.append(EnhanceStage(card, engine=engine, device=device, strength=strength, level=fixed_level))
+        stages.append(EnhanceStage(card, engine=engine, device=device, strength=strength, precision=precision, **fixed))
     sinks = [make_sink(name, settings, force=force) for name in names]
     run = _Run(source, on_progress)
     pipeline = Pipeline(source, stages, sinks, on_frame=run.on_frame)
@@ -260,7 +270,7 @@ class _Run:
     ) -> Summary:
         progress = self._progress()
         stage = next((stage for stage in stages if isinstance(stage, EnhanceStage)), None)
-        level = None if stage is None else stage.mean_level
+        levels = None if stage is None else stage.mean_levels
         format = self._source.format if self.frames else None
         return Summary(
             input=public_url(source_name),
@@ -275,7 +285,9 @@ class _Run:
             start_s=round(progress.start_s, 3),
             fps=round(progress.fps, 2),
             speed=round(progress.speed, 3),
-            level=None if level is None else round(level, 3),
+            precision=stage.precision if stage else "",
+            level=None if levels is None else round(levels.level, 3),
+            noise=None if levels is None else round(levels.noise, 3),
             interrupted=interrupted,
             notes=tuple(notes),
             stats=pipeline.stats.summary(),

@@ -14,14 +14,17 @@ Array = NDArray[Any]
 SCALE = 2
 SIDE = 3
 BRIGHTER = 0.25
-"""What level 1 adds to the conditioned model's pixels, as a share of the unit."""
+"""What level 1 adds to the conditioned model's pixels, and noise 1 takes from them, as a share of the unit."""
 _RNG = np.random.default_rng(7)
 KERNEL = _RNG.normal(0, 0.2, (SCALE * SCALE, 1, SIDE, SIDE)).astype(np.float32)
 BIAS = _RNG.normal(0, 0.05, SCALE * SCALE).astype(np.float32)
 
 
 def tiny_proto(*, conditioned: bool = False) -> onnx.ModelProto:
-    """Nearest-neighbour times two, plus strength times a convolution's residual; conditioned: brighter by level."""
+    """Nearest-neighbour times two, plus strength times a convolution's residual.
+
+    Conditioned: brighter by level, darker by noise.
+    """
     nodes = _nodes()
     inputs = [
         helper.make_tensor_value_info("luma", TensorProto.UINT8, [1, 1, "height", "width"]),
@@ -36,12 +39,13 @@ def tiny_proto(*, conditioned: bool = False) -> onnx.ModelProto:
         "bias": BIAS,
     }
     if conditioned:
-        inputs.append(helper.make_tensor_value_info("level", TensorProto.FLOAT, [1]))
+        inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("level", "noise")]
         weights["brighter"] = np.array(BRIGHTER, np.float32)
         place = next(index for index, node in enumerate(nodes) if node.op_type == "Add")
         nodes[place].output[0] = "dark"
         nodes.insert(place + 1, helper.make_node("Add", ["dark", "light"], ["sum"]))
-        nodes.insert(place, helper.make_node("Mul", ["level", "brighter"], ["light"]))
+        nodes.insert(place, helper.make_node("Mul", ["balance", "brighter"], ["light"]))
+        nodes.insert(place, helper.make_node("Sub", ["level", "noise"], ["balance"]))
     graph = helper.make_graph(
         nodes,
         "tiny",
@@ -83,7 +87,7 @@ def tiny_model(*, conditioned: bool = False) -> bytes:
     return content
 
 
-def expected(luma: Array, strength: float, bits: int = 8, level: float = 0.0) -> Array:
+def expected(luma: Array, strength: float, bits: int = 8, level: float = 0.0, noise: float = 0.0) -> Array:
     """What the model must give, before rounding: `[1,1,h,w]` to float64 `[1,1,2h,2w]` codes."""
     unit = 255.0 * 2 ** (bits - 8)
     pixels = luma[0, 0] / unit
@@ -97,7 +101,7 @@ def expected(luma: Array, strength: float, bits: int = 8, level: float = 0.0) ->
                 part = padded[dy : dy + height, dx : dx + width]
                 total += KERNEL[phase, 0, dy, dx] * part
         out[phase // SCALE :: SCALE, phase % SCALE :: SCALE] += strength * total
-    codes: Array = np.clip((out + BRIGHTER * level) * unit, 0, 2**bits - 1)[None, None]
+    codes: Array = np.clip((out + BRIGHTER * (level - noise)) * unit, 0, 2**bits - 1)[None, None]
     return codes
 
 

@@ -118,6 +118,8 @@ class TestArguments:
             ({"level": 1.2}, r"level 1.2 is out of range: 0 \(clean\) to 1"),
             ({"level": float("nan")}, "level nan is out of range"),
             ({"level": 0.5, "model": "none"}, "model none takes no level"),
+            ({"noise": -0.1}, "noise -0.1 is out of range"),
+            ({"noise": 0.5, "model": "none"}, "model none takes no noise: leave out --noise"),
             ({"codec": "betamax"}, "unknown codec 'betamax': choose one of h264"),
             ({"crf": 99}, "--crf 99 is out of range: libx264 takes 0 to 51"),
             ({"crf": float("nan")}, "out of range"),

@@ -126,15 +126,19 @@ def test_strength_belongs_to_its_own_frame(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 10])
-def test_level_of_a_conditioned_model_belongs_to_its_own_frame(kind: str, bits: int) -> None:
+def test_levels_of_a_conditioned_model_belong_to_their_own_frame(kind: str, bits: int) -> None:
     luma = picture(6, HEIGHT, WIDTH, bits)
-    levels = (0.0, 1.0, 0.5)
+    told = ((0.0, 0.0), (1.0, 0.2), (0.5, 0.9))
     with make(kind, model=for_bits(tiny_model(conditioned=True), bits)) as engine:
-        assert TensorSpec("level", (1,), np.dtype(np.float32)) in engine.inputs
-        fed = [{"luma": luma, "strength": ONE, "level": np.array([level], np.float32)} for level in levels]
-        for level, ticket in zip(levels, [engine.submit(one) for one in fed], strict=True):
-            assert_close(engine.collect(ticket)["enhanced"], expected(luma, 1.0, bits, level))
-        with pytest.raises(EngineError, match=r"takes .*level"):
+        for name in ("level", "noise"):
+            assert TensorSpec(name, (1,), np.dtype(np.float32)) in engine.inputs
+        fed = [
+            {"luma": luma, "strength": ONE, "level": np.float32([level]), "noise": np.float32([noise])}
+            for level, noise in told
+        ]
+        for levels, ticket in zip(told, [engine.submit(one) for one in fed], strict=True):
+            assert_close(engine.collect(ticket)["enhanced"], expected(luma, 1.0, bits, *levels))
+        with pytest.raises(EngineError, match=r"takes .*level.*noise"):
             engine.submit({"luma": luma, "strength": ONE})
 
 

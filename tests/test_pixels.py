@@ -92,12 +92,15 @@ def older_opset(proto: Proto) -> None:
     proto.opset_import[0].version = 16
 
 
-def wide_level(proto: Proto) -> None:
-    proto.graph.input.append(helper.make_tensor_value_info("level", TensorProto.FLOAT, [2]))
+def conditions(kind: int, shape: list[int]) -> Callable[[Proto], None]:
+    def add(proto: Proto) -> None:
+        proto.graph.input.extend(helper.make_tensor_value_info(name, kind, shape) for name in ("level", "noise"))
+
+    return add
 
 
-def whole_level(proto: Proto) -> None:
-    proto.graph.input.append(helper.make_tensor_value_info("level", TensorProto.UINT8, [1]))
+def level_alone(proto: Proto) -> None:
+    proto.graph.input.append(helper.make_tensor_value_info("level", TensorProto.FLOAT, [1]))
 
 
 def third_input(proto: Proto) -> None:
@@ -114,8 +117,9 @@ BREACHES: list[tuple[Callable[[Proto], None], str]] = [
     (lambda proto: rename_input(proto, "strength", "gain"), "inputs are"),
     (lambda proto: rename_input(proto, "strength", "level"), r"inputs are \['level', 'luma'\]"),
     (third_input, "inputs are .*'mood'"),
-    (wide_level, r"level is \[2\], not \[1\]"),
-    (whole_level, "level is UINT8, not FLOAT"),
+    (level_alone, r"inputs are \['level', 'luma', 'strength'\], not luma, strength and, .* level and noise"),
+    (conditions(TensorProto.FLOAT, [2]), r"level is \[2\], not \[1\]"),
+    (conditions(TensorProto.UINT8, [1]), "level is UINT8, not FLOAT"),
     (rename_output, r"outputs are \['y'\]"),
     (second_output, "outputs are"),
     (set_channels, r"\[1, 3, \?, \?\], not \[1, 1, \?, \?\]"),

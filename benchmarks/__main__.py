@@ -10,6 +10,7 @@ import typer
 from benchmarks import level as level_benchmark
 from benchmarks import memory as memory_benchmark
 from benchmarks import networks as networks_benchmark
+from benchmarks import quality as quality_benchmark
 from benchmarks import speed as speed_benchmark
 from benchmarks import startup as startup_benchmark
 from benchmarks.report import Report
@@ -43,6 +44,19 @@ def startup(
 ) -> None:
     """How long importing the package and asking for help take."""
     _show(startup_benchmark.run(repeat), json)
+
+
+@app.command()
+def quality(
+    clips: Annotated[list[Path], typer.Argument(help="Folders of clips.")],
+    model: Annotated[str, typer.Option(help="A shipped model.")] = "upscale-x2-nano",
+    crf: Annotated[list[int], typer.Option(help="Rates of x264; repeat the option.")] = [18, 23, 28, 33, 38],  # noqa: B006
+    frames: Annotated[int, typer.Option(min=1, help="From the beginning of each clip.")] = 48,
+    sheet: Annotated[Path | None, typer.Option(help="Write magnified crops into this PNG.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """PSNR, SSIM, VMAF and VMAF NEG of a model on clips as streams deliver them, against bicubic and Lanczos."""
+    _show(quality_benchmark.run(clips, model, crf, frames, sheet), json)
 
 
 @app.command()

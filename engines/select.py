@@ -173,7 +173,8 @@ def _probe_cpu(name: str, distributions: tuple[str, ...], fix: str) -> EngineRow
     if not _importable(name):
         return EngineRow(name, False, f"the package {name} is not installed; run: {fix}")
     version = _version(distributions)
-    return EngineRow(name, True, f"runs on the CPU ({cpu_name()})", version, cpu_name())
+    precision = "int8 where a network allows it" if cpu_has_int8() else "float32"
+    return EngineRow(name, True, f"runs on the CPU in {precision} ({cpu_name()})", version, cpu_name())
 
 
 def _probe_tensorrt() -> EngineRow:

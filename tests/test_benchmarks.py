@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import level, memory, networks, speed, startup
+from benchmarks import level, memory, networks, quality, speed, startup
 from benchmarks.__main__ import app
 from benchmarks.cases import CASES, Window
 from benchmarks.machine import Usage, facts
 from benchmarks.memory import marks
 from benchmarks.report import table
 from benchmarks.speed import Sample, ratios, summarise
+from tests.clips import Clip
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -207,3 +208,18 @@ def test_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert outcome.exit_code == 0, outcome.output
         assert "all but clean" in outcome.output
     assert "HIDDEN" in weights.read_text()
+
+
+@pytest.mark.slow
+def test_quality(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Clip(128, 96, frames=4, codec="ffv1", options={}).write(tmp_path / "in" / "clip.mkv")
+    report = quality.run([tmp_path / "in"], "upscale-x2-nano", [20, 35], frames=3, sheet=tmp_path / "sheet.png")
+    scores = report.findings["scores"]
+    assert [(score["crf"], score["method"]) for score in scores] == [
+        (crf, method) for crf in (20, 35) for method in ("bicubic", "lanczos", "model")
+    ]
+    assert all(scores[i]["psnr_db"] > scores[i + 3]["psnr_db"] for i in range(3))
+    assert "mean" in str(report)
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet is not None

@@ -1,13 +1,13 @@
-"""How degraded a stream is: from its decoder's quantisers, or else from a look at its pictures.
+"""How degraded a stream is: by compression, as its decoder tells or its pictures show, and by noise, as they show.
 
-The blind estimate needs one picture's luma. It takes up to 121 squares spread over the picture, and of them the
-statistics in which compression and noise differ from the softness of lenses: energies of DCT bands on and off the
-grid of 8 (quantiles over blocks), how evenly a band's energy is spread, and how differences of neighbouring samples
+The estimate needs one picture's luma. It takes up to 121 squares spread over the picture, and of them the statistics
+in which compression and noise differ from each other and from the softness of lenses: energies of DCT bands on and off
+the grid of 8 (quantiles over blocks), how evenly a band's energy is spread, and how differences of neighbouring samples
 on the borders of coding blocks compare with those inside. A network of one hidden layer (`streamer.level_weights`)
-maps them to the quantisation parameter with the error of compression and noise together.
-`python -m benchmarks level` measures how well, and `--fit` makes the weights: from clean photographs and clips after
-encoders, noise and both, with errors upwards counting more than downwards, because a level too high blurs what is
-merely soft.
+maps them to the quantisation parameter, and to the one with the error of the noise that is left; where the decoder
+tells the former, that is one more input. `python -m benchmarks level` measures how well, and `--fit` makes the weights:
+from clean photographs and clips after encoders, noise and both, with errors upwards counting more than downwards,
+because a level too high blurs what is merely soft or finely textured.
 """
 
 from __future__ import annotations
@@ -25,31 +25,54 @@ from streamer.frame import Frame, Plane
 from streamer.level_weights import HIDDEN, OUTPUT
 
 MEASURED_EVERY = 8
-"""Frames: the blind estimate takes less than a millisecond, but a stream seldom changes in a quarter of a second."""
-_QP_SECONDS, _BLIND_SECONDS = 1.0, 3.0
+"""Frames: the estimate takes less than a millisecond, but a stream seldom changes in a quarter of a second."""
+_QP_SECONDS, _SEEN_SECONDS = 1.0, 3.0
 """Time constants: one quantiser is certain and belongs to one frame, one estimate errs with the content."""
 _NO_DURATION = Fraction(1, 25)
+NOISE_DEAD_ZONE = 0.1
+"""So little noise is taken for none; up to twice as much, what is left grows twice as fast."""
 
 Floats = npt.NDArray[np.float32]
 
 QP_RANGE = 6.0, 46.0
-"""Of blind estimates: a little beyond the levels 0 and 1."""
+"""Of estimates: a little beyond the levels 0 and 1."""
 
 _SQUARES, _SIDE = 11, 18
 """At most so many squares a row and column, of so many samples: 16 about a corner of H.264's macroblocks, and one more
 on every side. Their corners are at multiples of 8, which are borders of blocks in nearly every encoder."""
 _FEWEST = 4
+_BAR_DEVIATION = 2
+"""8-bit code values by which samples of a bar may differ after a codec."""
 _BAND_LIMITS = ((1, 1), (2, 3), (4, 5), (6, 8), (9, 14))
 """First and last sum of horizontal and vertical frequency of each band."""
 _HIDDEN, _OUTPUT = np.array(HIDDEN), np.array(OUTPUT)
 
 
-class LevelMeter:
-    """Follows the level of one stream (see `onnx_models.level`); its state is a weighted mean.
+class Levels(NamedTuple):
+    """How degraded a stream is, each from 0 (clean) to 1 (heavy); see `onnx_models.level`."""
 
-    Frames whose decoder gave a quantisation parameter are averaged over about a second of stream time: encoders
-    quantise frames of different types differently. Of streams without, every MEASURED_EVERY-th frame is looked at, and
-    estimates are averaged over about three seconds. The same frames always give the same levels.
+    level: float
+    """Of its compression."""
+    noise: float
+    """Of what is left of its sensor's noise."""
+
+
+class Estimate(NamedTuple):
+    """What one picture looks like, as H.264 quantisation parameters within QP_RANGE."""
+
+    qp: float
+    """Of its compression; of no meaning if it was told."""
+    noise_qp: float
+    """With the error of its noise."""
+
+
+class LevelMeter:
+    """Follows the levels of one stream; its state are weighted means.
+
+    Quantisation parameters that the decoder gives are averaged over about a second of stream time: encoders quantise
+    frames of different types differently. Every MEASURED_EVERY-th frame is looked at, for its noise and, if the decoder
+    gives nothing, for its compression; what is seen is averaged over about three seconds. The same frames always give
+    the same levels.
     """
 
     def __init__(self) -> None:
@@ -57,47 +80,80 @@ class LevelMeter:
 
     def reset(self) -> None:
         """Forgets the stream: the next frame begins another."""
-        self._sum = self._weight = 0.0
+        self._qp, self._noise_qp = _Mean(), _Mean()
         self._told = False
-        self._blind_frames = 0
+        self._frames = 0
 
-    def update(self, frame: Frame) -> float:
-        """The level, 0..1, after one more frame; 0 as long as nothing is known."""
+    def update(self, frame: Frame) -> Levels:
+        """The levels after one more frame; 0 as long as nothing is known."""
         seconds = float(frame.duration * frame.time_base if frame.duration > 0 else _NO_DURATION)
         if frame.qp is not None:
-            self._told = True
-            self._add(frame.qp, seconds / _QP_SECONDS)
-        elif not self._told:  # decoders that tell leave out a picture here and there, such as MPEG-2's last
-            if self._blind_frames % MEASURED_EVERY == 0:
-                qp = blind_qp(frame.planes[0], frame.format.layout.bits)
-                if qp is not None:
-                    self._add(qp, MEASURED_EVERY * seconds / _BLIND_SECONDS)
-            self._blind_frames += 1
-        return level_of_qp(self._sum / self._weight) if self._weight else 0.0
+            if not self._told:
+                self._told, self._qp = True, _Mean()  # what was seen before counts no longer
+            self._qp.add(frame.qp, seconds / _QP_SECONDS)
+        if self._frames % MEASURED_EVERY == 0:
+            self._look(frame, MEASURED_EVERY * seconds / _SEEN_SECONDS)
+        self._frames += 1
+        return Levels(level_of_qp(self._qp.value), noise_of_qp(self._noise_qp.value))
 
-    def _add(self, qp: float, age: float) -> None:
-        """Older values fade by exp(-age); until there are any, the mean is that of all."""
+    def _look(self, frame: Frame, age: float) -> None:
+        told = self._qp.value if self._told else None
+        seen = estimate(frame.planes[0], frame.format.layout.bits, told)
+        if seen is None:
+            return
+        if not self._told:  # decoders that tell leave out a picture here and there, such as MPEG-2's last
+            self._qp.add(seen.qp, age)
+        self._noise_qp.add(seen.noise_qp, age)
+
+
+class _Mean:
+    """Older values fade by exp(-age); until there are any, the mean is that of all."""
+
+    def __init__(self) -> None:
+        self._sum = self._weight = 0.0
+
+    @property
+    def value(self) -> float:
+        """-inf if there was none."""
+        return self._sum / self._weight if self._weight else -math.inf
+
+    def add(self, value: float, age: float) -> None:
         kept = math.exp(-age)
-        self._sum = kept * self._sum + (1 - kept) * qp
+        self._sum = kept * self._sum + (1 - kept) * value
         self._weight = kept * self._weight + (1 - kept)
 
 
-def blind_qp(luma: Plane, bits: int = 8) -> float | None:
-    """What H.264 quantisation parameter a picture looks like, within QP_RANGE; None if it has too little to see.
+def noise_of_qp(noise_qp: float) -> float:
+    """The level 0..1 of noise that was seen, without the NOISE_DEAD_ZONE."""
+    level = level_of_qp(noise_qp)
+    return min(level, max(0.0, 2 * (level - NOISE_DEAD_ZONE)))
+
+
+def estimate(luma: Plane, bits: int = 8, told: float | None = None) -> Estimate | None:
+    """What one picture looks like; None if it has too little to see.
 
     Args:
         luma: code values [height, width] of `bits` bits, uint8 or uint16.
+        told: its mean quantisation parameter, if known.
     """
     found = statistics(luma, bits)
     if found is None:
         return None
-    units = np.tanh(np.append(found, 1.0) @ _HIDDEN)
+    units = np.tanh(np.append(inputs(found, told), 1.0) @ _HIDDEN)
+    qp, noise_qp = np.clip(np.append(units, 1.0) @ _OUTPUT, *QP_RANGE).tolist()
+    return Estimate(qp, noise_qp)
+
+
+def inputs(found: Floats, told: float | None) -> Floats:
+    """What the network gets, [STATISTICS + 2]: the statistics, whether a parameter was told, and which."""
+    if told is None:
+        return np.append(found, np.zeros(2, np.float32))
     lowest, highest = QP_RANGE
-    return min(highest, max(lowest, float(np.append(units, 1.0) @ _OUTPUT)))
+    return np.append(found, np.array([1, min(highest, max(lowest, told)) / highest], np.float32))
 
 
 def statistics(luma: Plane, bits: int = 8) -> Floats | None:
-    """What the blind estimate is made of, [STATISTICS]; None if the picture is too small or has too little in it."""
+    """What an estimate is made of, [STATISTICS]; None if the picture is too small or has too little in it."""
     squares = _squares(luma, bits)
     if squares is None:
         return None
@@ -106,6 +162,7 @@ def statistics(luma: Plane, bits: int = 8) -> Floats | None:
 
 def _squares(luma: Plane, bits: int) -> Floats | None:
     """Squares [n, 18, 18] in 8-bit code values, without those of one colour: bars and captions have no level."""
+    luma = _without_bars(luma, bits)
     rows, columns = ((side - _SIDE - 7) // 16 + 1 for side in luma.shape)
     if min(rows, columns) < 1:
         return None
@@ -114,6 +171,17 @@ def _squares(luma: Plane, bits: int) -> Floats | None:
     squares = windows[chosen].reshape(-1, _SIDE, _SIDE) >> (bits - 8)
     squares = squares[np.ptp(squares.reshape(len(squares), -1), axis=1) > 0]
     return squares.astype(np.float32) if len(squares) >= _FEWEST else None
+
+
+def _without_bars(luma: Plane, bits: int) -> Plane:
+    """The picture inside of bars at its sides, with coding blocks where they were."""
+    spans = []
+    for axis in (1, 0):  # rows, then columns, each by a few of its samples
+        step = max(1, luma.shape[axis] // 64)
+        lines = luma[:, ::step].T.copy() if axis else luma[::step]
+        pictured = np.flatnonzero(np.ptp(lines, axis=0) > _BAR_DEVIATION << (bits - 8))
+        spans.append(slice((pictured[0] + 15) // 16 * 16, pictured[-1] + 1) if len(pictured) else slice(0))
+    return luma[tuple(spans)]
 
 
 class _Tables(NamedTuple):

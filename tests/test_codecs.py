@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from onnx_models.codecs import Coding, Decoded, transcode
-from onnx_models.level import CLEAN_QP, HEAVY_QP, level_of_noise, level_of_qp, qp_of_step, qp_of_venc_params, step_of_qp
+from onnx_models.level import CLEAN_QP, HEAVY_QP, level_of_noise, level_of_qp, qp_of_step, step_of_qp
 from onnx_models.quality import psnr
+from onnx_models.quantiser import mean_qp
 from onnx_models.scenes import Planes
 
 
@@ -74,22 +75,52 @@ def test_steps_and_parameters_are_inverse() -> None:
     assert qp_of_step(0) == -math.inf
 
 
-def venc_params(kind: int, qp: int, deltas: list[int]) -> bytes:
-    header = struct.pack("=I4xQQii8i", len(deltas), 64, 20, kind, qp, *range(8))
-    blocks = b"".join(struct.pack("=5i", 16 * i, 0, 16, 16, delta) for i, delta in enumerate(deltas))
+def told(
+    *deltas: int, kind: int = 1, base: int = 30, sizes: tuple[int, ...] = (), step: int = 20, offset: int = 64
+) -> bytes:
+    """FFmpeg's AVVideoEncParams with 16x16 blocks, or of `sizes` x 16."""
+    header = struct.pack("=I4xQQii32x", len(deltas), offset, step, kind, base)
+    widths = sizes or (16,) * len(deltas)
+    blocks = b"".join(
+        struct.pack("=5i", 0, 0, width, 16, delta).ljust(step, b"\0")
+        for delta, width in zip(deltas, widths, strict=True)
+    )
     return header + blocks
 
 
 def test_the_decoders_quantisers_are_averaged() -> None:
-    assert qp_of_venc_params(venc_params(1, 23, [-1, 9, 1])) == 26
-    assert qp_of_venc_params(venc_params(1, 23, [])) == 23
-    assert qp_of_venc_params(venc_params(2, 0, [8, 12])) == pytest.approx(qp_of_step(10))
+    assert mean_qp(told(-1, 9, 1, base=23)) == 26
+    assert mean_qp(told(base=23)) == 23
+    assert mean_qp(told(8, 12, kind=2, base=0)) == pytest.approx(qp_of_step(10))
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"\0" * 63, venc_params(1, 23, [1, 2])[:-1], venc_params(0, 23, [1]), venc_params(2, 0, []), b"\xff" * 200],
-    ids=["empty", "short", "cut", "vp9", "no step", "garbage"],
-)
-def test_what_a_decoder_did_not_tell_is_unknown(content: bytes) -> None:
-    assert qp_of_venc_params(content) is None
+def test_blocks_count_by_their_area() -> None:
+    assert mean_qp(told(-2, 4)) == 31
+    assert mean_qp(told(-2, 4, step=24)) == 31
+    assert mean_qp(told(-2, 4, sizes=(8, 24))) == 32.5
+
+
+def test_deeper_samples_have_a_lower_parameter_on_the_8_bit_scale() -> None:
+    assert mean_qp(told(), bits=10) == 18
+    assert mean_qp(told(10, kind=2, base=0), bits=10) == qp_of_step(10)
+
+
+def test_blocks_of_plain_samples_or_not_yet_written_do_not_count() -> None:
+    assert mean_qp(told(0, -30, 0)) == 30
+    assert mean_qp(told(-30, -30)) is None
+
+
+def test_damaged_side_data_tells_nothing() -> None:
+    whole = told(1, 2, 3)
+    assert all(mean_qp(whole[:length]) is None for length in range(len(whole)))
+    assert mean_qp(told(1, kind=0)) is None  # VP9
+    assert mean_qp(told(kind=2, base=0)) is None
+    assert mean_qp(told(kind=2, base=-5)) is None
+    assert mean_qp(told(base=10**6)) is None
+    assert mean_qp(told(10**9)) is None
+    assert mean_qp(told(0, sizes=(-16,))) is None
+    assert mean_qp(told(0, offset=2**60)) is None
+    assert mean_qp(b"\xff" * 200) is None
+    garbage = np.random.default_rng(0)
+    for length in range(0, 400, 7):
+        mean_qp(garbage.bytes(length))

@@ -133,14 +133,21 @@ def enhance(
         rate=_exact("fps", fps),
     )
     card = choose_model(model, scale)
-    fixed = {
-        name: check_level(name, None if value == "auto" else value, card)
-        for name, value in (("level", level), ("noise", noise))
-    }
+    fixed_level = check_level("level", None if level == "auto" else level, card)
+    fixed_noise = check_level("noise", None if noise == "auto" else noise, card)
     stages: list[Stage] = []
     if card is not None:
         _log_engine_choice(engine)
-        stages.append(EnhanceStage(card, engine=engine, device=device, strength=strength, precision=precision, **fixed))
+        stage = EnhanceStage(
+            card,
+            engine=engine,
+            device=device,
+            strength=strength,
+            level=fixed_level,
+            noise=fixed_noise,
+            precision=precision,
+        )
+        stages.append(stage)
     sinks = [make_sink(name, settings, force=force) for name in names]
     run = _Run(source, on_progress)
     pipeline = Pipeline(source, stages, sinks, on_frame=run.on_frame)

@@ -66,7 +66,7 @@ def test_streamer(path: Path) -> None:
     names = imports(path)
     assert not uses(names, "benchmarks") | uses(names, "tests")
     assert uses(names, "engines") <= {"engines"}
-    assert uses(names, "onnx_models") <= {"onnx_models.cards", "onnx_models.level"}
+    assert uses(names, "onnx_models") <= {"onnx_models.cards", "onnx_models.level", "onnx_models.quantiser"}
     for vendor in ("openvino", "onnxruntime", "tensorrt", "pycuda", "onnx", "torch"):
         assert not uses(names, vendor)
     room = path.relative_to(ROOT / "streamer").parts[0].removesuffix(".py")

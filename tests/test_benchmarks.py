@@ -153,15 +153,16 @@ def test_names_that_are_no_shapes(name: str) -> None:
 
 
 def looks(count: int) -> list[level.Look]:
-    """Pictures whose first statistic is a linear function of their parameter, three a case, four cases a source."""
+    """Pictures whose first statistics are linear functions of their parameters, three a case, four cases a source."""
     rng = np.random.default_rng(0)
     found = []
     for number in range(count):
         case = number // 3
-        qp = 12.0 + case * 28 / (count // 3)
+        truth = (12.0 + case * 28 / (count // 3), 12.0 + case * 7 % 28)
         seen = rng.normal(0, 1, 70)
-        seen[0] = qp / 10 + rng.normal(0, 0.02)
-        found.append(level.Look(f"source {case // 4}", "h264", case, qp, seen.astype(np.float32)))
+        seen[:2] = np.array(truth) / 10 + rng.normal(0, 0.02, 2)
+        told = truth[0] if case % 2 else None
+        found.append(level.Look(f"source {case // 4}", "h264", case, truth, told, seen.astype(np.float32)))
     return found
 
 
@@ -169,28 +170,43 @@ def test_weights_are_found_written_and_read(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(level, "_STEPS", 1500)
     known = looks(480)
     weights = level.fit(known)
-    estimates = weights(np.stack([one.statistics for one in known]))
-    assert np.abs(estimates - [one.qp for one in known]).mean() < 2
+    estimates = weights(known)
+    difference = np.abs(estimates - [one.truth for one in known])
+    assert difference[[one.told is None for one in known], 0].mean() < 2
+    assert difference[:, 1].mean() < 2
     weights.write(tmp_path / "written.py")
     written: dict[str, tuple[tuple[float, ...], ...]] = {}
     exec((tmp_path / "written.py").read_text(), written)
     read = level.Weights(np.array(written["HIDDEN"]), np.array(written["OUTPUT"]))
-    assert np.abs(read(np.stack([one.statistics for one in known])) - estimates).max() < 0.2
+    assert np.abs(read(known) - estimates).max() < 0.2
     assert max(map(len, (tmp_path / "written.py").read_text().splitlines())) <= 120
 
 
 def test_errors_by_hand() -> None:
     blank = np.zeros(70, np.float32)
-    true_qps = {0: ("clean", -math.inf), 1: ("h264", 26.0), 2: ("h264", 34.0)}
-    known = [level.Look("a", kind, case, qp, blank) for case, (kind, qp) in true_qps.items() for _ in range(2)]
-    rows = level.errors(known, np.array([10, 16.4, 26, 32.4, 26, 26]))
-    assert rows["clean"] == {
-        "cases": 1, "error": pytest.approx(0.1), "bias": pytest.approx(0.1), "clean enough": 1.0,
+    clean = ("clean", (-math.inf, -math.inf), None)
+    compressed = [("h264", (qp, -math.inf), None) for qp in (26.0, 34.0)]
+    noisy = ("noise, h264, told", (26.0, 18.0), 26.0)
+    cases = [clean, *compressed, noisy]
+    known = [
+        level.Look("a", kind, case, truth, told, blank)
+        for case, (kind, truth, told) in enumerate(cases)
+        for _ in range(2)
+    ]
+    estimates = np.array([[10, 16.4, 26, 32.4, 26, 26, 6, 6], [6, 6, 10, 12, 10, 26, 22, 24.4]]).T
+    compression, noise = (level.errors(known, estimates, output) for output in level.OUTPUTS)
+    assert compression["clean"] == {
+        "cases": 1, "error": pytest.approx(0.1), "bias": pytest.approx(0.1), "at 0": 0.0, "clean enough": 1.0,
     }  # fmt: skip
-    assert rows["h264"]["error"] == pytest.approx((0.1 + 0.25) / 2)
-    assert rows["h264"]["bias"] == pytest.approx((0.1 - 0.25) / 2)
-    assert rows["  h264, 0.50-0.75"]["cases"] == 1
-    assert rows["all but clean"]["cases"] == 2
+    assert compression["h264"]["error"] == pytest.approx((0.1 + 0.25) / 2)
+    assert compression["h264"]["bias"] == pytest.approx((0.1 - 0.25) / 2)
+    assert compression["  h264, 0.50-0.75"]["cases"] == 1
+    assert compression["all that have some"]["cases"] == 2
+    assert "noise, h264, told" not in compression
+    assert noise["clean"]["at 0"] == 1
+    assert noise["h264"]["at 0"] == 0.5
+    assert noise["noise, h264, told"]["bias"] == pytest.approx(0.41 - 0.25, abs=0.01)
+    assert noise["all that have none"]["cases"] == 3
 
 
 @pytest.mark.slow
@@ -206,7 +222,8 @@ def test_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for fit in ([], ["--fit", str(weights)]):
         outcome = CliRunner().invoke(app, ["level", "--data", str(tmp_path / "photos"), *fit])
         assert outcome.exit_code == 0, outcome.output
-        assert "all but clean" in outcome.output
+        assert "level of what" in outcome.output
+        assert "noise of what" in outcome.output
     assert "HIDDEN" in weights.read_text()
 
 

@@ -133,7 +133,12 @@ def test_levels_of_a_conditioned_model_belong_to_their_own_frame(kind: str, bits
         for name in ("level", "noise"):
             assert TensorSpec(name, (1,), np.dtype(np.float32)) in engine.inputs
         fed = [
-            {"luma": luma, "strength": ONE, "level": np.float32([level]), "noise": np.float32([noise])}
+            {
+                "luma": luma,
+                "strength": ONE,
+                "level": np.full(1, level, np.float32),
+                "noise": np.full(1, noise, np.float32),
+            }
             for level, noise in told
         ]
         for levels, ticket in zip(told, [engine.submit(one) for one in fed], strict=True):

@@ -46,8 +46,8 @@ class TrainPlan:
     clip_norm: float = 0.5
     ema: float = 0.999
     loss: str = "l1"
-    """l1, relative (l1 over the interpolation's own l1, patch by patch) or logmse (the logarithm
-    of each patch's mean square, which is its PSNR)."""
+    """l1, relative (l1 over the interpolation's own l1, patch by patch), relative_mse (the same of mean
+    squares) or logmse (the logarithm of each patch's mean square, which is its PSNR)."""
     gradient_weight: float = 0.0
     """Of the l1 of differences between neighbours, added to the loss."""
     judge_weight: float = 0.0
@@ -60,7 +60,11 @@ class TrainPlan:
     log_every: int = 500
 
     def __post_init__(self) -> None:
-        choices = {"optimiser": ("muon", "adam"), "loss": ("l1", "relative", "logmse"), "precision": ("f32", "bf16")}
+        choices = {
+            "optimiser": ("muon", "adam"),
+            "loss": ("l1", "relative", "relative_mse", "logmse"),
+            "precision": ("f32", "bf16"),
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 listed = ", ".join(allowed)

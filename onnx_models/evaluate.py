@@ -22,7 +22,7 @@ from onnx_models.cards import CardError, load_card, read_card
 from onnx_models.codecs import Coding, transcode
 from onnx_models.degrade import kept_share, reduce_luma, reduce_planes, to_codes
 from onnx_models.errors import TrainingError
-from onnx_models.level import level_of_noise, level_of_qp
+from onnx_models.level import level_of_noise, level_of_qp, level_of_stream
 from onnx_models.quality import Luma, bicubic, lanczos, psnr, ssim
 from onnx_models.scenes import PHOTO_SUFFIXES, Planes, find_files, read_clip, read_photo
 
@@ -69,9 +69,11 @@ class Condition:
     def _coded(self, sequence: Sequence[Planes]) -> tuple[list[Luma], float]:
         if self.crf is None and self.jpeg is None:
             return [planes[0] for planes in sequence], 0.0
+        video = self.crf is not None
         coding = Coding("h264", self.crf) if self.crf is not None else Coding("jpeg", self.jpeg or 0)
         decoded = transcode(sequence, coding)
-        return [planes[0] for planes in decoded.sequence], level_of_qp(decoded.qp)
+        level = level_of_stream(decoded.qp) if video else level_of_qp(decoded.qp)
+        return [planes[0] for planes in decoded.sequence], level
 
     def _noisy(self, luma: Luma, number: int) -> Luma:
         noise = np.random.default_rng(number).normal(0, self.noise_sigma, luma.shape)

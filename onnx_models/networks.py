@@ -164,9 +164,12 @@ class Network(nn.Module):
         self.layers = [Conv3x3(c_in, c_out) for c_in, c_out in shape.layers]
         self.convs = nn.ModuleList(self.layers)
         self.register_buffer("skip", bicubic_kernel(shape.scale), persistent=False)
-        with torch.no_grad():  # start close to the interpolation
+        # Start close to the interpolation. At the same size even a little noise is worse than nothing, and a network
+        # that first learns to be silent loses its activations and stays so.
+        start = 0.1 if shape.scale > 1 else 0.0
+        with torch.no_grad():
             for parameter in self.layers[-1].parameters():
-                parameter.mul_(0.1)
+                parameter.mul_(start)
 
     @torch.no_grad()
     def adopt(self, state: Mapping[str, Tensor]) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from onnx_models.level import level_of_qp
+from onnx_models.level import level_of_qp, level_of_stream
 from streamer.frame import Frame, Plane
 from streamer.level_weights import HIDDEN, OUTPUT
 
@@ -94,7 +94,8 @@ class LevelMeter:
         if self._frames % MEASURED_EVERY == 0:
             self._look(frame, MEASURED_EVERY * seconds / _SEEN_SECONDS)
         self._frames += 1
-        return Levels(level_of_qp(self._qp.value), noise_of_qp(self._noise_qp.value))
+        level = level_of_stream if self._told else level_of_qp
+        return Levels(level(self._qp.value), noise_of_qp(self._noise_qp.value))
 
     def _look(self, frame: Frame, age: float) -> None:
         told = self._qp.value if self._told else None

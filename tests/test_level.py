@@ -17,7 +17,7 @@ import streamer.job
 import streamer.level
 from onnx_models.cards import ModelCard, load_card
 from onnx_models.codecs import Coding, transcode
-from onnx_models.level import level_of_noise, level_of_qp, qp_of_step
+from onnx_models.level import STREAM_SHARE, level_of_noise, level_of_qp, level_of_stream, qp_of_step
 from onnx_models.scenes import Planes
 from streamer.enhancer import EnhanceStage
 from streamer.errors import UsageError
@@ -116,7 +116,7 @@ class Watch:
 
 
 def test_the_first_frame_counts_as_it_is() -> None:
-    assert level_after(LevelMeter(), 26) == level_of_qp(26) == 0.5
+    assert level_after(LevelMeter(), 26) == level_of_stream(26) == STREAM_SHARE * level_of_qp(26) > 0
     assert LevelMeter().update(frame_with(None)) == Levels(0, 0)  # too small to see anything
 
 
@@ -127,7 +127,7 @@ def test_a_change_takes_about_a_second_at_any_frame_rate() -> None:
             meter.update(frame_with(20, duration))
         for _ in range(25 // duration):
             level = level_after(meter, 40, duration)
-        assert level == pytest.approx(level_of_qp(40 - 20 / np.e), abs=1e-3)
+        assert level == pytest.approx(level_of_stream(40 - 20 / np.e), abs=1e-3)
 
 
 def test_types_of_frames_are_averaged() -> None:
@@ -135,7 +135,7 @@ def test_types_of_frames_are_averaged() -> None:
     pattern = [22, 32, 29, 32] * 25
     levels = [level_after(meter, qp) for qp in pattern]
     assert max(levels[25:]) - min(levels[25:]) < 0.02
-    assert levels[-1] == pytest.approx(level_of_qp(float(np.mean(pattern))), abs=0.01)
+    assert levels[-1] == pytest.approx(level_of_stream(float(np.mean(pattern))), abs=0.01)
 
 
 def test_reset_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +148,8 @@ def test_reset_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_durations_that_are_unknown_do_no_harm() -> None:
     meter = LevelMeter()
-    assert level_after(meter, 20, 0) == level_of_qp(20)
-    assert level_of_qp(20) < level_after(meter, 40, -3) < level_of_qp(40)
+    assert level_after(meter, 20, 0) == level_of_stream(20)
+    assert level_of_stream(20) < level_after(meter, 40, -3) < level_of_stream(40)
 
 
 def test_only_some_frames_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_what_was_told_goes_before_what_is_seen(monkeypatch: pytest.MonkeyPatch)
     meter = LevelMeter()
     assert meter.update(frame_with(None)) == pytest.approx((1, level_of_qp(30)))
     found = [meter.update(frame_with(qp)) for qp in (20, None, 20, None, 20, None, 20, None)]
-    assert found == [pytest.approx((level_of_qp(20), level_of_qp(30)))] * 8
+    assert found == [pytest.approx((level_of_stream(20), level_of_qp(30)))] * 8
     assert watch.told == [None, pytest.approx(20)]
 
 
@@ -382,8 +382,8 @@ def test_fixed_levels_go_to_every_frame(toy: ModelCard, level: float, noise: flo
 
 def test_one_may_be_fixed_and_the_other_measured(toy: ModelCard) -> None:
     stage = EnhanceStage(toy, strength=0, noise=0.25)
-    assert results(stage, [dark_frame(0, 26)]) == pytest.approx([0.25], abs=0.01)
-    assert stage.levels == Levels(0.5, 0.25)
+    assert results(stage, [dark_frame(0, 26)]) == pytest.approx([level_of_stream(26) - 0.25], abs=0.01)
+    assert stage.levels == Levels(level_of_stream(26), 0.25)
 
 
 @pytest.mark.parametrize("max_tile_px", [1 << 20, 900])
@@ -400,8 +400,8 @@ def test_levels_follow_the_stream_and_are_one_for_all_tiles(toy: ModelCard, max_
 def test_levels_begin_anew_with_a_discontinuity_and_a_reset(toy: ModelCard) -> None:
     frames = [dark_frame(0, 20), dark_frame(1, 20), dark_frame(2, 40, discontinuity=True)]
     stage = EnhanceStage(toy, strength=0, noise=0)
-    assert results(stage, frames)[-1] == pytest.approx(level_of_qp(40), abs=0.01)
-    assert results(stage, [dark_frame(0, 12)]) == pytest.approx([level_of_qp(12)], abs=0.01)
+    assert results(stage, frames)[-1] == pytest.approx(level_of_stream(40), abs=0.01)
+    assert results(stage, [dark_frame(0, 12)]) == pytest.approx([level_of_stream(12)], abs=0.01)
 
 
 def test_models_without_the_inputs_get_no_levels(tmp_path: Path) -> None:
@@ -428,7 +428,7 @@ def test_a_job_says_its_mean_levels(toy: ModelCard, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(streamer.job, "choose_model", lambda name, scale: toy)
     clip = Clip(options={"qp": "26", **SAME_IN_ALL_FRAMES}).write(tmp_path / "in.mp4")
     measured, fixed = streamer.job.enhance(clip, "null:"), streamer.job.enhance(clip, "null:", level=0.25, noise=0.75)
-    assert measured.level == 0.5
+    assert measured.level == round(level_of_stream(26), 3)
     assert measured.noise is not None
     assert 0 <= measured.noise <= 0.5
     assert (fixed.level, fixed.noise) == (0.25, 0.75)

@@ -43,7 +43,7 @@ SHEET = "samples.png"
 SAMPLES = 6
 SHAVE_PX = 8
 MSE_MIN = 0.5
-"""In 8-bit codes, 51 dB: untouched patches, which a network of the same size has to leave alone, don't rule the mean."""
+"""In 8-bit codes, 51 dB: untouched patches, which a same-size network has to leave alone, don't rule the mean."""
 VALIDATION_PATCHES = 320
 JUDGE_RAMP_STEPS = 1000
 """The judge's weight rises over these steps, while it learns what to look for."""

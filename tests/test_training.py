@@ -468,7 +468,7 @@ def test_shipped_configurations_are_complete(path: Path) -> None:
         ('name = "tiny"', "", 'has no key "name"'),
         ("steps = 12", 'steps = "many"', "steps is 'many'; it must be int"),
         ("steps = 12", "steps = 0", "steps is 0; must be at least 1"),
-        ("steps = 12", 'loss = "l3"', "loss is 'l3'; allowed: l1, relative, logmse"),
+        ("steps = 12", 'loss = "l3"', "loss is 'l3'; allowed: l1, relative, relative_mse, logmse"),
         ("width = 8", "scale = 5", "scale is 5; allowed: 1, 2, 3, 4"),
         ("[card]", '[degrade]\npresets = ["warp"]\n[card]', "presets has unknown warp"),
         ("steps = 12", "steps =", "is not TOML"),

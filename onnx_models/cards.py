@@ -78,7 +78,7 @@ def list_cards() -> tuple[ModelCard, ...]:
     Raises:
         CardError: a card is malformed.
     """
-    return tuple(read_card(path) for path in sorted(ZOO.glob("*.toml")))
+    return tuple(read_card(path) for path in sorted(ZOO.glob("*.toml"), key=lambda path: path.stem))
 
 
 def load_card(name: str) -> ModelCard:

@@ -180,3 +180,12 @@ def test_a_changed_model_file_is_refused(card: ModelCard, tmp_path: Path) -> Non
     changed.write_bytes(card.path.read_bytes() + b"x")
     with pytest.raises(ValueError, match="sha256"):
         EnhanceStage(replace(card, path=changed)).open(make_frame().format)
+
+
+def test_auto_means_the_network_for_streams() -> None:
+    """Sorted by file, upscale-x2-nano-clean.toml comes before upscale-x2-nano.toml."""
+    for scale in (None, 2):
+        card = streamer.choose_model("auto", scale)
+        assert card is not None
+        assert card.name == "upscale-x2-nano"
+        assert card.conditioned

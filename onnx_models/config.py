@@ -130,7 +130,7 @@ def _section(cls: type[T], table: object, where: str) -> T:
     if not isinstance(table, dict):
         raise TrainingError(f"{where} is {table!r}; it must be a table")
     defaults = cls()
-    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]  # mypy has no type for "any dataclass"
     unknown = sorted(set(table) - set(known))
     if unknown:
         raise TrainingError(f"{where} has unknown keys: {', '.join(unknown)}; known: {', '.join(known)}")

@@ -111,7 +111,8 @@ def enhance(
 ) -> Summary:
     """Enhances a file, image or numbered sequence into one or several outputs.
 
-    `model` is a card's name, "auto" (the smallest network for streams that enlarges by `scale`, default 2) or "none" (transcode only);
+    `model` is a card's name, "auto" (the smallest network for streams that enlarges by `scale`, default 2) or "none"
+    (transcode only);
     `level` and `noise` tell a conditioned model how compressed and how noisy the input is, 0 (clean) to 1 (heavy), or
     "auto" to measure it; `precision` is "f32", "int8" or "auto" (int8 where model and processor allow it);
     `start` and `duration` are seconds, `fps` is the frame rate of a numbered sequence. `on_progress` is called after
@@ -197,7 +198,7 @@ def choose_model(name: str, scale: int | None = None) -> ModelCard | None:
         wanted = DEFAULT_SCALE if scale is None else scale
         fitting = [card for card in cards if card.scale == wanted]
         # Networks for clean sources amplify what a stream suffered: those that adapt to it come first.
-        card = min(fitting, key=lambda card: (not card.conditioned, card.name), default=None)
+        card = min(fitting, key=lambda card: (not card.conditioned, card.macs_per_px), default=None)
         if card is None:
             scales = ", ".join(str(value) for value in sorted({card.scale for card in cards}))
             raise UsageError(f"no model enlarges by {wanted}: --scale can be {scales}")

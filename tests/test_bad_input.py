@@ -33,7 +33,7 @@ def target(tmp_path: Path) -> Iterator[Path]:
 
 def refuse(error: type[Exception], match: str, source: object, target: object, **options: object) -> None:
     with pytest.raises(error, match=match):
-        streamer.enhance(source, target, **options)  # type: ignore[arg-type]
+        streamer.enhance(source, target, **options)  # type: ignore[arg-type]  # wrong on purpose
 
 
 class TestInputs:

@@ -38,7 +38,7 @@ MASTERING = (
 
 
 def transcode(source: Path, target: Path, **options: object) -> streamer.Summary:
-    return streamer.enhance(source, target, **{"model": "none", "codec": "ffv1", **options})  # type: ignore[arg-type]
+    return streamer.enhance(source, target, **{"model": "none", "codec": "ffv1", **options})  # type: ignore[arg-type]  # of many types
 
 
 class TestTime:

@@ -338,7 +338,7 @@ def test_nothing_beyond_the_halo_is_seen(shape: Shape) -> None:
 )
 def test_shapes_that_cannot_be(wrong: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Shape(**wrong)  # type: ignore[arg-type]
+        Shape(**wrong)  # type: ignore[arg-type]  # out of range on purpose
 
 
 # --- degradation ---

@@ -8,6 +8,7 @@ The scheme is the usual post-training one (Jacob et al., "Quantization and Train
 Integer-Arithmetic-Only Inference", CVPR 2018): unsigned inputs with one scale a tensor and zero at 0 (none is
 negative), signed weights with one scale an output channel. Sums are 32-bit; biases, the interpolation and everything
 after the last convolution stay in float32, so that strength 0 is still exactly the interpolation.
+Deeper pixels are rounded to 8 bits in front of the first convolution, hence in the residual only.
 """
 
 from __future__ import annotations

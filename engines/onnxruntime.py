@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import importlib
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .base import EngineError, SlotBuffers, TensorSpec
 from .cpu import CpuEngine
 from .model import with_shapes
-
-if TYPE_CHECKING:
-    pass
 
 PROVIDER = "CPUExecutionProvider"
 DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .base import EngineError, SlotBuffers, TensorSpec
 from .cpu import CpuEngine
 from .model import with_shapes
-
-if TYPE_CHECKING:
-    pass
 
 
 class OpenVINOEngine(CpuEngine):

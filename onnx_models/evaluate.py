@@ -2,7 +2,7 @@
 
 Clips: the original luma is reduced by the model's scale with antialiased bicubic, degraded, enhanced, and compared with
 the original on every `every`-th frame, a border of 4 pixels shaved; mean over frames, then over clips. A conditioned
-model is told the level and the noise that its stream really has.
+model is told what its decoder would tell of the compression, and the noise that is really there. Models run in float32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from onnx_models.cards import CardError, load_card, read_card
 from onnx_models.codecs import Coding, transcode
 from onnx_models.degrade import kept_share, reduce_luma, reduce_planes, to_codes
 from onnx_models.errors import TrainingError
-from onnx_models.level import level_of_noise, level_of_qp, level_of_stream
+from onnx_models.level import LEVEL_NAMES, level_of_noise, level_of_qp, level_of_stream
 from onnx_models.quality import Luma, bicubic, lanczos, psnr, ssim
 from onnx_models.scenes import PHOTO_SUFFIXES, Planes, find_files, read_clip, read_photo
 
@@ -145,9 +145,7 @@ class OnnxEnhancer:
             "strength": np.array([strength], np.float32),
         }
         if self._conditioned:
-            feeds |= {
-                name: np.array([value], np.float32) for name, value in zip(("level", "noise"), levels, strict=True)
-            }
+            feeds |= {name: np.array([value], np.float32) for name, value in zip(LEVEL_NAMES, levels, strict=True)}
         out: Luma = self._session.run(["enhanced"], feeds)[0][0, 0]
         scale = out.shape[0] // (height + pad[0][1])
         return out[: height * scale, : width * scale]

@@ -21,7 +21,8 @@ from onnx_models.cards import ZOO, Metric, ModelCard, read_card, verify
 from onnx_models.checkpoint import Checkpoint, load_checkpoint
 from onnx_models.errors import TrainingError
 from onnx_models.evaluate import CLIPS, PHOTOS, Sampling, evaluate
-from onnx_models.graph import LEVEL_NAMES, build_model, reference
+from onnx_models.graph import build_model, reference
+from onnx_models.level import LEVEL_NAMES
 
 if TYPE_CHECKING:
     import argparse

@@ -26,6 +26,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from onnx_models.level import LEVEL_NAMES
 from onnx_models.networks import (
     SKIP_RADIUS,
     Network,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 OPSET = 17
 IR_VERSION = 8
 PEAK_8BIT = 255.0
-LEVEL_NAMES = ("level", "noise")
 
 
 class _Graph:

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import math
 
+LEVEL_NAMES = ("level", "noise")
+"""The inputs of a conditioned network, in the order in which they are told."""
 CLEAN_QP, HEAVY_QP = 10.0, 42.0
 """Quantisation parameters of level 0 and 1."""
 _STEP_AT_0 = 0.625

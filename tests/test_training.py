@@ -1,4 +1,4 @@
-"""Training, degradation and export, on synthesised material; seconds, but it needs torch."""
+"""Training, its pools and configurations, and export, on synthesised material; seconds, but it needs torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import av
 import cv2
@@ -16,35 +16,21 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra `train` (torch) is not installed")
 pytest.importorskip("onnxruntime", reason="the extra `train` (onnxruntime) is not installed")
 
-from onnx_models import cards, degrade  # noqa: E402
+from onnx_models import cards  # noqa: E402
 from onnx_models.__main__ import main  # noqa: E402
 from onnx_models.checkpoint import load_checkpoint  # noqa: E402
-from onnx_models.codecs import Coding  # noqa: E402
 from onnx_models.config import load_config  # noqa: E402
 from onnx_models.errors import TrainingError  # noqa: E402
-from onnx_models.export import check_parity, export  # noqa: E402
-from onnx_models.graph import build_model, reference  # noqa: E402
-from onnx_models.kernels import reduction_taps  # noqa: E402
-from onnx_models.networks import Network, Shape  # noqa: E402
+from onnx_models.export import export  # noqa: E402
 from onnx_models.pool import make_pool  # noqa: E402
 from onnx_models.quality import bicubic, psnr  # noqa: E402
 from onnx_models.scenes import Scenes, find_files, read_photo  # noqa: E402
 from onnx_models.train import CHECKPOINT, LOG, SHEET, Place, Trainer  # noqa: E402
-
-if TYPE_CHECKING:
-    from onnx_models.scenes import Planes
+from tests.photos import picture  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
 CONFIGS = sorted((Path(cards.__file__).parent / "configs").glob("*.toml"))
-PLAIN = degrade.Degradation(2, "bicubic", 0.0, 0, 0.0, 0.0, False, 0.0, 0.0, ())
-SHAPES = [
-    Shape(2, 8, 1, 1),
-    Shape(2, 8, 1, 2, conditioned=True),
-    Shape(1, 8, 1, 2),
-    Shape(3, 8, 0, 1),
-    Shape(4, 8, 1, 2),
-]
 CONFIG = """
 name = "tiny"
 [shape]
@@ -74,18 +60,6 @@ train_data = "synthetic"
 licence = "none"
 limits = "a test"
 """
-
-
-def picture(seed: int, height: int = 160, width: int = 200) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Overlapping ellipses: edges, flat areas, some colour."""
-    rng = np.random.default_rng(seed)
-    canvas = np.full((height, width, 3), 120, np.uint8)
-    for _ in range(40):
-        centre = (int(rng.integers(width)), int(rng.integers(height)))
-        axes = (int(rng.integers(3, 30)), int(rng.integers(3, 30)))
-        colour = tuple(int(c) for c in rng.integers(0, 256, 3))
-        cv2.ellipse(canvas, centre, axes, float(rng.uniform(0, 180)), 0, 360, colour, -1)
-    return canvas
 
 
 def write_clip(path: Path, frames: int = 8) -> None:
@@ -229,16 +203,6 @@ def test_other_scales_train_and_export(trained: Path, data: Path, tmp_path: Path
         Trainer(load_config(start), [data], tmp_path / "new", trained / CHECKPOINT)
 
 
-def test_a_conditioned_network_begins_as_the_one_it_comes_from() -> None:
-    torch.manual_seed(0)
-    blind, told, larger = (Network(shape) for shape in (Shape(2, 8, 1, 1), Shape(2, 8, 1, 1, True), Shape(3, 8, 1, 1)))
-    assert set(told.adopt(blind.state_dict())) == set(blind.state_dict())
-    luma = torch.rand(1, 1, 24, 24)
-    for level in (0.0, 0.7):
-        torch.testing.assert_close(told(luma, levels=torch.tensor([[level, level]])), blind(luma), rtol=0, atol=1e-6)
-    assert set(blind.state_dict()) - set(larger.adopt(blind.state_dict())) == {"convs.2.matrix", "convs.2.bias"}
-
-
 def test_a_training_that_does_not_learn_stops(trained: Path, data: Path, tmp_path: Path) -> None:
     change = ("assert_after = 1000", "assert_after = 1\nmatrix_rate = 0\nrate = 0")
     config = load_config(write_config(tmp_path, change))
@@ -277,24 +241,6 @@ def test_export_writes_a_model_and_its_card(trained: Path, data: Path, tmp_path:
     assert {"PSNR-Y", "PSNR-Y gain over lanczos", "SSIM-Y"} <= names
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"x{shape.scale}-{shape}")
-def test_every_back_end_computes_what_torch_does(shape: Shape) -> None:
-    torch.manual_seed(0)
-    network = Network(shape)
-    shares = check_parity(build_model(network, "random"), network)
-    assert set(shares) == {"ONNX Runtime", "OpenVINO"}
-
-
-def test_a_back_end_that_differs_is_noticed() -> None:
-    torch.manual_seed(0)
-    network = Network(SHAPES[0])
-    model = build_model(network, "random")
-    with torch.no_grad():
-        network.layers[0].matrix.mul_(3)
-    with pytest.raises(TrainingError, match="differs from torch by up to"):
-        check_parity(model, network)
-
-
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(b"not a checkpoint")
@@ -304,127 +250,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "tiny.onnx").exists()
 
 
-# --- networks ---
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"x{shape.scale}-{shape}")
-def test_a_shape_says_what_the_network_is(shape: Shape) -> None:
-    network = Network(shape)
-    assert shape.params == sum(parameter.numel() for parameter in network.parameters())
-    luma = np.random.default_rng(0).integers(0, 256, (24, 32), np.uint8)
-    out = reference(network, luma, 1.0)
-    assert out.shape == (24 * shape.scale, 32 * shape.scale)
-    np.testing.assert_array_equal(reference(network, luma, 0.0), bicubic(luma, shape.scale))
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"x{shape.scale}-{shape}")
-def test_nothing_beyond_the_halo_is_seen(shape: Shape) -> None:
-    torch.manual_seed(0)
-    network, halo = Network(shape), shape.halo_px
-    side = 4 * halo + 4 * shape.unshuffle
-    luma = torch.rand(1, 1, side, side)
-    changed = luma.clone()
-    changed[..., : side // 2 - side // 2 % shape.unshuffle, :] = 0
-    with torch.no_grad():
-        levels = torch.tensor([[0.5, 0.2]])
-        differs = (network(luma, levels=levels) != network(changed, levels=levels)).any(dim=3)[0, 0]
-    border = (side // 2 - side // 2 % shape.unshuffle + halo) * shape.scale
-    assert differs[: border - halo * shape.scale].any()
-    assert not differs[border:].any()
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"), [({"scale": 5}, "scale is 5"), ({"width": 0}, "width is 0"), ({"depth": -1}, "depth is -1")]
-)
-def test_shapes_that_cannot_be(wrong: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Shape(**wrong)  # type: ignore[arg-type]  # out of range on purpose
-
-
-# --- degradation ---
-
-
-def sequence(frames: int = 4) -> list[Planes]:
-    luma = cv2.cvtColor(picture(5, 96, 128), cv2.COLOR_BGR2GRAY)
-    grey = np.full((48, 64), 128, np.uint8)
-    return [(np.roll(luma, 2 * t, axis=1), grey, grey) for t in range(frames)]
-
-
-def test_degradations_are_seeded_and_recorded() -> None:
-    mix = degrade.DegradeMix(noise_share=1.0, uncompressed_share=0.0)
-    results = []
-    for _ in range(2):
-        rng = np.random.default_rng(3)
-        how = degrade.draw(mix, 2, rng)
-        results.append((how, degrade.degrade(sequence(), how, rng)))
-    assert results[0][0] == results[1][0]
-    assert results[0][0].noise_sigma > 0
-    np.testing.assert_array_equal(results[0][1].lumas, results[1][1].lumas)
-    np.testing.assert_array_equal(results[0][1].targets, results[1][1].targets)
-    assert results[0][1].level == results[1][1].level > 0
-    assert results[0][1].noise == results[1][1].noise
-    assert results[0][1].lumas[0].shape == (48, 64)
-
-
-def test_a_brighter_exposure_brightens_input_and_target() -> None:
-    how = dataclasses.replace(PLAIN, exposure=0.5)
-    received = degrade.degrade(sequence(4), how, np.random.default_rng(0))
-    for lumas in (received.lumas, received.targets):
-        means = [luma.mean() for luma in lumas]
-        assert means == sorted(means)
-        assert means[-1] > means[0] + 10
-
-
-@pytest.mark.parametrize("angle", [0.0, np.pi / 2, 0.7])
-def test_motion_blurs_along_its_direction(angle: float) -> None:
-    dot = np.zeros((32, 32), np.uint8)
-    dot[16, 16] = 255
-    grey = np.full((16, 16), 128, np.uint8)
-    how = dataclasses.replace(PLAIN, scale=1, motion_blur_px=6, motion_angle=angle)
-    seen = degrade.degrade([(dot, grey, grey)], how, np.random.default_rng(0)).lumas[0].astype(float)
-    rows, cols = np.indices(seen.shape) - 16
-    along = cols * np.cos(angle) + rows * np.sin(angle)
-    across = rows * np.cos(angle) - cols * np.sin(angle)
-    assert abs((seen * along).sum() / seen.sum()) < 0.3
-    assert (seen * along**2).sum() > 5 * (seen * across**2).sum()
-
-
-def test_sharpening_overshoots() -> None:
-    luma = np.full((64, 64), 100, np.uint8)
-    luma[:, 32:] = 150
-    grey = np.full((32, 32), 128, np.uint8)
-    received = degrade.degrade([(luma, grey, grey)], dataclasses.replace(PLAIN, sharpen=1.0), np.random.default_rng(0))
-    assert received.lumas[0].min() < 95
-    assert received.lumas[0].max() > 155
-    assert received.level == 0
-
-
-def test_compression_raises_the_level_and_leaves_less_of_the_noise() -> None:
-    def levels(noise: float, *codings: Coding) -> tuple[float, float]:
-        how = dataclasses.replace(PLAIN, noise_sigma=noise, codings=codings)
-        received = degrade.degrade(sequence(), how, np.random.default_rng(0))
-        return received.level, received.noise
-
-    once, heavy = Coding("jpeg", 60), Coding("h264", 35)
-    assert levels(0) == (0, 0)
-    assert levels(0, once)[0] < levels(0, once, once)[0] < levels(0, once, heavy)[0]
-    assert levels(0, heavy)[1] == 0
-    assert levels(4)[0] == 0
-    assert levels(2)[1] < levels(4)[1]
-    assert levels(4, heavy)[1] < levels(4, once)[1] <= levels(4)[1]
-
-
-@pytest.mark.parametrize("kind", degrade.KERNELS)
-@pytest.mark.parametrize("scale", [2, 3, 4])
-def test_reductions_keep_mean_and_position(kind: str, scale: int) -> None:
-    taps, anchor = reduction_taps(degrade.KERNELS[kind], scale)
-    assert taps.sum() == pytest.approx(1, abs=1e-6)
-    offsets = np.arange(len(taps)) - anchor
-    assert (offsets * taps).sum() == pytest.approx((scale - 1) / 2, abs=1e-6)
-    ramp = np.tile(np.arange(24 * scale, dtype=np.float32), (24 * scale, 1))
-    reduced = degrade.reduce_luma(ramp, scale, kind)
-    expected = np.arange(24) * scale + (scale - 1) / 2
-    np.testing.assert_allclose(reduced[8, 8:16], expected[8:16], atol=1e-2)
+# --- pools ---
 
 
 def test_a_pool_is_the_same_for_a_seed_and_cached(data: Path, trained: Path, tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""Networks and their ONNX graphs; seconds, but it needs torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the extra `train` (torch) is not installed")
+pytest.importorskip("onnxruntime", reason="the extra `train` (onnxruntime) is not installed")
+
+from onnx_models.errors import TrainingError  # noqa: E402
+from onnx_models.export import check_parity  # noqa: E402
+from onnx_models.graph import build_model, reference  # noqa: E402
+from onnx_models.networks import Network, Shape  # noqa: E402
+from onnx_models.quality import bicubic  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+SHAPES = [
+    Shape(2, 8, 1, 1),
+    Shape(2, 8, 1, 2, conditioned=True),
+    Shape(1, 8, 1, 2),
+    Shape(3, 8, 0, 1),
+    Shape(4, 8, 1, 2),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"x{shape.scale}-{shape}")
+def test_a_shape_says_what_the_network_is(shape: Shape) -> None:
+    network = Network(shape)
+    assert shape.params == sum(parameter.numel() for parameter in network.parameters())
+    luma = np.random.default_rng(0).integers(0, 256, (24, 32), np.uint8)
+    out = reference(network, luma, 1.0)
+    assert out.shape == (24 * shape.scale, 32 * shape.scale)
+    np.testing.assert_array_equal(reference(network, luma, 0.0), bicubic(luma, shape.scale))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"x{shape.scale}-{shape}")
+def test_nothing_beyond_the_halo_is_seen(shape: Shape) -> None:
+    torch.manual_seed(0)
+    network, halo = Network(shape), shape.halo_px
+    side = 4 * halo + 4 * shape.unshuffle
+    luma = torch.rand(1, 1, side, side)
+    changed = luma.clone()
+    changed[..., : side // 2 - side // 2 % shape.unshuffle, :] = 0
+    with torch.no_grad():
+        levels = torch.tensor([[0.5, 0.2]])
+        differs = (network(luma, levels=levels) != network(changed, levels=levels)).any(dim=3)[0, 0]
+    border = (side // 2 - side // 2 % shape.unshuffle + halo) * shape.scale
+    assert differs[: border - halo * shape.scale].any()
+    assert not differs[border:].any()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"), [({"scale": 5}, "scale is 5"), ({"width": 0}, "width is 0"), ({"depth": -1}, "depth is -1")]
+)
+def test_shapes_that_cannot_be(wrong: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Shape(**wrong)  # type: ignore[arg-type]  # out of range on purpose
+
+
+def test_a_conditioned_network_begins_as_the_one_it_comes_from() -> None:
+    torch.manual_seed(0)
+    blind, told, larger = (Network(shape) for shape in (Shape(2, 8, 1, 1), Shape(2, 8, 1, 1, True), Shape(3, 8, 1, 1)))
+    assert set(told.adopt(blind.state_dict())) == set(blind.state_dict())
+    luma = torch.rand(1, 1, 24, 24)
+    for level in (0.0, 0.7):
+        torch.testing.assert_close(told(luma, levels=torch.tensor([[level, level]])), blind(luma), rtol=0, atol=1e-6)
+    assert set(blind.state_dict()) - set(larger.adopt(blind.state_dict())) == {"convs.2.matrix", "convs.2.bias"}
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"x{shape.scale}-{shape}")
+def test_every_back_end_computes_what_torch_does(shape: Shape) -> None:
+    torch.manual_seed(0)
+    network = Network(shape)
+    shares = check_parity(build_model(network, "random"), network)
+    assert set(shares) == {"ONNX Runtime", "OpenVINO"}
+
+
+def test_a_back_end_that_differs_is_noticed() -> None:
+    torch.manual_seed(0)
+    network = Network(SHAPES[0])
+    model = build_model(network, "random")
+    with torch.no_grad():
+        network.layers[0].matrix.mul_(3)
+    with pytest.raises(TrainingError, match="differs from torch by up to"):
+        check_parity(model, network)

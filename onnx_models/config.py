@@ -46,7 +46,7 @@ class TrainPlan:
     clip_norm: float = 0.5
     ema: float = 0.999
     loss: str = "l1"
-    """l1, relative (l1 over the interpolation's own l1, patch by patch), relative_mse (the same of mean
+    """l1, mse, relative (l1 over the interpolation's own l1, patch by patch), relative_mse (the same of mean
     squares) or logmse (the logarithm of each patch's mean square, which is its PSNR)."""
     gradient_weight: float = 0.0
     """Of the l1 of differences between neighbours, added to the loss."""
@@ -62,7 +62,7 @@ class TrainPlan:
     def __post_init__(self) -> None:
         choices = {
             "optimiser": ("muon", "adam"),
-            "loss": ("l1", "relative", "relative_mse", "logmse"),
+            "loss": ("l1", "mse", "balanced_mse", "relative", "relative_mse", "logmse"),
             "precision": ("f32", "bf16"),
         }
         for name, allowed in choices.items():

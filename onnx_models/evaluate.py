@@ -307,11 +307,12 @@ class Report:
             groups.setdefault((row.set, row.condition), []).append(row.scores)
         return tuple(Row(group, "mean", condition, mean_scores(found)) for (group, condition), found in groups.items())
 
-    @property
-    def worst(self) -> Row | None:
-        """The clip and condition with the smallest gain."""
-        clips = [row for row in self.rows if row.set == CLIPS]
-        return min(clips, key=lambda row: row.gain_db, default=None)
+    def weakest(self, count: int = 3) -> list[Row]:
+        """Where the model helps least: the condition with the smallest gain of so many clips, weakest first."""
+        found: dict[str, Row] = {}
+        for row in sorted((row for row in self.rows if row.set == CLIPS), key=lambda row: row.gain_db):
+            found.setdefault(row.item, row)
+        return list(found.values())[:count]
 
 
 CLIPS, PHOTOS = "clips", "photos"

@@ -126,11 +126,9 @@ def metrics_of(report: Report, names: Mapping[str, str]) -> tuple[Metric, ...]:
             Metric(f"PSNR-Y gain over {row.baseline}", round(row.gain_db, 3), "dB", *where),
             Metric("SSIM-Y", round(own.ssim, 4), "", *where),
         ]
-    if report.worst is not None:
-        name = f"smallest PSNR-Y gain over {report.worst.baseline}"
-        condition = f"{report.worst.item}, {report.worst.condition}"
-        where = (names.get(CLIPS, CLIPS), condition, report.protocols[CLIPS])
-        metrics.append(Metric(name, round(report.worst.gain_db, 3), "dB", *where))
+    for row in report.weakest():
+        where = (names.get(CLIPS, CLIPS), f"{row.item}, {row.condition}", report.protocols[CLIPS])
+        metrics.append(Metric(f"smallest PSNR-Y gain over {row.baseline}", round(row.gain_db, 3), "dB", *where))
     return tuple(metrics)
 
 

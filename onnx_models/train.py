@@ -155,9 +155,14 @@ def loss_of(kind: str, out: Tensor, target: Tensor, interpolated: Tensor) -> Ten
     """
     if kind == "l1":
         return functional.l1_loss(out, target)
+    if kind == "mse":
+        return functional.mse_loss(out, target) / LOSS_UNIT
     if kind == "relative":
         own = (interpolated - target).abs().mean(dim=(1, 2, 3)).detach() + 0.1 * LOSS_UNIT
         return LOSS_UNIT * ((out - target).abs().mean(dim=(1, 2, 3)) / own).mean()
+    if kind == "balanced_mse":
+        own = (interpolated - target).square().mean(dim=(1, 2, 3)).detach().sqrt() + 0.1 * LOSS_UNIT
+        return ((out - target).square().mean(dim=(1, 2, 3)) / own).mean()
     if kind == "relative_mse":
         own = (interpolated - target).square().mean(dim=(1, 2, 3)).detach() + (0.1 * LOSS_UNIT) ** 2
         return LOSS_UNIT * ((out - target).square().mean(dim=(1, 2, 3)) / own).mean()

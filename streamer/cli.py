@@ -172,6 +172,7 @@ def demo(
 def compare(
     reference: Annotated[Path, typer.Argument(help="The original.")],
     distorted: Annotated[Path, typer.Argument(help="What is to be judged; same size and frames.")],
+    temporal: Annotated[bool, typer.Option("--temporal", help="Measure flicker too.")] = False,
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.warning,
 ) -> None:
@@ -180,7 +181,7 @@ def compare(
     def run() -> None:
         from streamer.compare import compare_files
 
-        report = compare_files(str(reference), str(distorted))
+        report = compare_files(str(reference), str(distorted), temporal=temporal)
         typer.echo(json.dumps(report.as_dict()) if as_json else str(report))
 
     _guarded(run, log_level)

@@ -1,4 +1,4 @@
-"""How close one video is to another: PSNR and SSIM on luma, and VMAF where it is installed.
+"""How close one video is to another: PSNR and SSIM on luma, VMAF where it is installed, flicker if asked for.
 
 Frames are paired by their number, not by their time. PSNR and SSIM see the planes that the decoder gives; a distorted
 video of another bit depth is scaled to the reference's code values, without rounding. Memory doesn't grow with length.
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from streamer.color import range_of
 from streamer.errors import UsageError
+from streamer.flicker import FlickerMeter
 from streamer.frame import FULL, UNSPECIFIED, Frame, VideoFormat
 from streamer.sources import make_source
 from streamer.vmaf import VmafError, measure_vmaf
@@ -43,8 +44,9 @@ class Report:
     would make it infinite, so they are left out and counted in `identical_frames`. `psnr_y_pooled` in dB is that of the
     mean squared error of all frames, as FFmpeg's psnr filter reports. Both are infinite for identical videos. `ssim_y`
     is the mean over frames, at most 1. `vmaf` (v0.6.1) and `vmaf_neg` (v0.6.1neg, which doesn't reward mere
-    sharpening) run from 0 to 100; None if they couldn't be measured, and `vmaf_missing` says why. `frames` were
-    compared; `notes` are the warnings that were logged.
+    sharpening) run from 0 to 100; None if they couldn't be measured, and `vmaf_missing` says why. The errors between
+    frames are those of `streamer.flicker`; None if not asked for. `frames` were compared; `notes` are the warnings that
+    were logged.
     """
 
     reference: str
@@ -59,6 +61,9 @@ class Report:
     vmaf: float | None
     vmaf_neg: float | None
     vmaf_missing: str | None
+    difference_error: float | None
+    warping_error: float | None
+    reference_warping_error: float | None
     notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -74,6 +79,11 @@ class Report:
             ("VMAF", self._score(self.vmaf, "v0.6.1")),
             ("VMAF NEG", self._score(self.vmaf_neg, "v0.6.1neg")),
         ]
+        if self.difference_error is not None:
+            rows.append(("flicker", f"{self.difference_error:.3f} codes (change of the error from frame to frame)"))
+        if self.warping_error is not None and self.reference_warping_error is not None:
+            own, reference = self.warping_error * 1e3, self.reference_warping_error * 1e3
+            rows.append(("", f"{own:.3f}e-3 (warping error; the reference's own: {reference:.3f}e-3)"))
         return "\n".join(f"{name:10}{value}" for name, value in rows)
 
     def _score(self, value: float | None, model: str) -> str:
@@ -142,8 +152,8 @@ class SsimMeter:
         return math.fsum(self._values) / len(self._values)
 
 
-def compare_files(reference: str, distorted: str) -> Report:
-    """Compares two videos or pictures of one size, frame by frame.
+def compare_files(reference: str, distorted: str, *, temporal: bool = False) -> Report:
+    """Compares two videos or pictures of one size, frame by frame; with `temporal`, also from frame to frame.
 
     Differing counts or times of frames are logged as warnings: the frames that both have are compared. Raises
     UsageError if the pictures can't be compared (another size or range, or smaller than the window of SSIM),
@@ -154,7 +164,8 @@ def compare_files(reference: str, distorted: str) -> Report:
         _check_comparable(first.format, second.format, notes)
         peak = float((1 << first.format.layout.bits) - 1)
         psnr, ssim = PsnrMeter(peak), SsimMeter(peak)
-        frames = _walk(first, second, (psnr, ssim), notes)
+        flicker = FlickerMeter(peak)
+        frames = _walk(first, second, (psnr, ssim, flicker) if temporal else (psnr, ssim), notes)
         vmaf: dict[str, float | None] = {}
         missing = None
         try:
@@ -174,6 +185,9 @@ def compare_files(reference: str, distorted: str) -> Report:
             vmaf=vmaf.get("vmaf"),
             vmaf_neg=vmaf.get("vmaf_neg"),
             vmaf_missing=missing,
+            difference_error=flicker.difference_error,
+            warping_error=flicker.warping_error,
+            reference_warping_error=flicker.reference_warping_error,
             notes=tuple(notes),
         )
 

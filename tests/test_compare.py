@@ -244,10 +244,19 @@ def test_vmaf_says_what_ffmpeg_said(write: Write, tmp_path: Path) -> None:
 
 
 def test_report_is_a_table() -> None:
-    report = Report("a", "b", "32x24", 8, 3, 1, 40.0, 39.5, 0.98, 93.0, 92.0, None, ())
+    report = Report("a", "b", "32x24", 8, 3, 1, 40.0, 39.5, 0.98, 93.0, 92.0, None, 0.5, 2e-4, 1e-4, ())
     lines = str(report).splitlines()
     assert lines[1] == "PSNR-Y    40.000 dB (mean of frames)"
-    assert lines[-2:] == ["VMAF      93.00 (v0.6.1)", "VMAF NEG  92.00 (v0.6.1neg)"]
+    assert lines[4:6] == ["VMAF      93.00 (v0.6.1)", "VMAF NEG  92.00 (v0.6.1neg)"]
+    assert lines[6].startswith("flicker   0.500 codes")
+    assert "0.200e-3 (warping error; the reference's own: 0.100e-3)" in lines[7]
+
+
+def test_flicker_is_measured_on_request(write: Write) -> None:
+    still = texture(1)
+    reference, jumping = write([still] * 3), write([still, still + 4, still])
+    assert compare_files(reference, jumping).difference_error is None
+    assert compare_files(reference, jumping, temporal=True).difference_error == pytest.approx(4)
 
 
 def _soft(seed: int) -> Plane:

@@ -24,7 +24,8 @@ def texture(seed: int = 1) -> Plane:
     """Blobs that optical flow can follow."""
     noise = np.random.default_rng(seed).uniform(0, 255, (HEIGHT, 2 * WIDTH))
     smooth = np.asarray(cv2.GaussianBlur(noise, (0, 0), 3.0), np.float64)
-    return 40 + 160 * (smooth - smooth.min()) / np.ptp(smooth)
+    scaled: Plane = 40 + 160 * (smooth - smooth.min()) / np.ptp(smooth)
+    return scaled
 
 
 def pan(count: int, px: int) -> list[Plane]:

@@ -40,10 +40,8 @@ class DegradeMix:
     motion_blur_share: float = 0.04
     motion_blur_px: tuple[int, int] = (2, 5)
     """Length of a straight motion during the exposure, in pixels of the target."""
-    grain_share: float = 0.0
-    """Share of originals with sensor noise of their own, which belongs to the picture: the target has it too."""
-    grain_sigma: tuple[float, float] = (0.5, 3.0)
-    """In 8-bit code values of the target at mid grey, drawn on a logarithmic scale."""
+    worn_share: float = 0.0
+    """Share of originals that were compressed before. What that left of them is the target."""
     noise_share: float = 0.12
     noise_sigma: tuple[float, float] = (0.5, 6.0)
     """Sensor noise in 8-bit code values at mid grey, drawn on a logarithmic scale."""
@@ -88,12 +86,12 @@ class Degradation:
     blur_sigma_px: float
     motion_blur_px: int
     motion_angle: float
-    grain_sigma: float
     noise_sigma: float
     noise_correlated: bool
-    """Grain and noise are coarse."""
     sharpen: float
     exposure: float
+    worn: Coding | None
+    """How the original was compressed before."""
     codings: tuple[Coding, ...]
     """One after the other; empty: not compressed."""
 
@@ -176,23 +174,21 @@ def draw(mix: DegradeMix, scale: int, rng: np.random.Generator) -> Degradation:
         blur_sigma_px=float(rng.uniform(*mix.blur_sigma_px)) if chance(mix.blur_share) else 0.0,
         motion_blur_px=int(rng.integers(*mix.motion_blur_px, endpoint=True)) if chance(mix.motion_blur_share) else 0,
         motion_angle=float(rng.uniform(0, np.pi)),
-        grain_sigma=log_uniform(mix.grain_sigma) if mix.grain_share and chance(mix.grain_share) else 0.0,
         noise_sigma=log_uniform(mix.noise_sigma) if chance(mix.noise_share) else 0.0,
         noise_correlated=chance(mix.noise_correlated_share),
         sharpen=float(rng.uniform(*mix.sharpen_amount)) if chance(mix.sharpen_share) else 0.0,
         exposure=float(rng.uniform(-1, 1)) * mix.exposure_drift if chance(mix.exposure_share) else 0.0,
+        worn=coding() if mix.worn_share and chance(mix.worn_share) else None,
         codings=tuple(coding() for _ in range(times)),
     )
 
 
-def _add_noise(
-    values: NDArray[np.float32], sigma_mid: float, rng: np.random.Generator, *, coarse: bool
-) -> NDArray[np.float32]:
-    """Poisson-Gaussian noise: variance grows with the signal, `sigma_mid` at mid grey."""
+def _add_noise(values: NDArray[np.float32], how: Degradation, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Poisson-Gaussian noise: variance grows with the signal, `noise_sigma` at mid grey."""
     noise = rng.standard_normal(values.shape, dtype=np.float32)
-    if coarse:  # demosaicing and in-camera denoising leave coarse grain
+    if how.noise_correlated:  # demosaicing and in-camera denoising leave coarse grain
         noise = np.asarray(cv2.GaussianBlur(noise, (0, 0), 0.6), np.float32) * 1.8
-    sigma = sigma_mid * np.sqrt(0.4 + 0.6 * np.clip(values, 0, 255) / 128)
+    sigma = how.noise_sigma * np.sqrt(0.4 + 0.6 * np.clip(values, 0, 255) / 128)
     return np.asarray(values + noise * sigma, np.float32)
 
 
@@ -214,7 +210,7 @@ def _seen(luma: NDArray[np.float32], how: Degradation, rng: np.random.Generator 
         luma = np.asarray(cv2.filter2D(luma, -1, kernel, borderType=cv2.BORDER_REFLECT), np.float32)
     luma = reduce_luma(luma, how.scale, how.kernel)
     if rng is not None:
-        luma = _add_noise(luma, how.noise_sigma, rng, coarse=how.noise_correlated)
+        luma = _add_noise(luma, how, rng)
     if how.sharpen:
         luma = luma + how.sharpen * (luma - np.asarray(cv2.GaussianBlur(luma, (0, 0), 1.0), np.float32))
     return luma
@@ -246,13 +242,13 @@ def degrade(sequence: Sequence[Planes], how: Degradation, rng: np.random.Generat
         how: parameters, as `draw` gives them.
         rng: source of the noise itself.
     """
+    if how.worn is not None:
+        sequence = transcode(sequence, how.worn).sequence
     rows, cols = (side // (2 * how.scale) * 2 * how.scale for side in sequence[0][0].shape)
     lumas = [
         _exposed(planes[0][:rows, :cols].astype(np.float32), 1 + how.exposure * t / len(sequence))
         for t, planes in enumerate(sequence)
     ]
-    if how.grain_sigma:
-        lumas = [_add_noise(luma, how.grain_sigma, rng, coarse=how.noise_correlated) for luma in lumas]
     chroma = [_reduce_chroma(planes, cols // how.scale, rows // how.scale, how.scale) for planes in sequence]
 
     def camera(noise: np.random.Generator | None) -> list[Planes]:
@@ -271,10 +267,7 @@ def degrade(sequence: Sequence[Planes], how: Degradation, rng: np.random.Generat
 def _grainy(chroma: tuple[Plane, Plane], how: Degradation, noise: np.random.Generator | None) -> tuple[Plane, Plane]:
     if noise is None:
         return chroma
-    u, v = (
-        to_codes(_add_noise(plane.astype(np.float32), how.noise_sigma, noise, coarse=how.noise_correlated))
-        for plane in chroma
-    )
+    u, v = (to_codes(_add_noise(plane.astype(np.float32), how, noise)) for plane in chroma)
     return u, v
 
 

@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-WIDTH = 24
+WIDTH = 12
 RATE = 4e-4
 SLOPE = 0.2
 

@@ -7,7 +7,7 @@ A sequence is a list of `Planes`: luma and two half-size chroma planes as an enc
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import av
@@ -53,8 +53,6 @@ class SceneMix:
     """Share of photographs seen through a soft lens: the target is soft too."""
     soften_sigma_px: tuple[float, float] = (0.4, 1.6)
     still_share: float = 0.2
-    inset_share: float = 0.0
-    """Share of photographs over which, seen by a camera that stands still, a part of another one moves."""
     speed_px: tuple[float, float] = (0.3, 8.0)
     """Camera speed in pixels a frame."""
     whole_share: float = 0.6
@@ -221,13 +219,6 @@ class Scenes:
 
     def _from_photo(self, rng: np.random.Generator) -> list[Planes]:
         mix = self.mix
-        planes = self._picture(rng)
-        if mix.inset_share and rng.random() < mix.inset_share:
-            return _inset(_pan(planes, replace(mix, still_share=1.0), rng), self._picture(rng), mix, rng)
-        return _pan(planes, mix, rng)
-
-    def _picture(self, rng: np.random.Generator) -> Planes:
-        mix = self.mix
         planes = self._photo(self.photos[rng.integers(len(self.photos))])
         height, width = planes[0].shape
         smallest = max(0.5, mix.width_px / width, mix.height_px / height)
@@ -235,7 +226,7 @@ class Scenes:
             planes = _shrink(planes, float(rng.uniform(smallest, 1)))
         if rng.random() < mix.soften_share:
             planes = _soften(planes, float(rng.uniform(*mix.soften_sigma_px)))
-        return planes
+        return _pan(planes, mix, rng)
 
 
 def _crop(planes: Planes, top: int, left: int, rows: int, cols: int) -> Planes:
@@ -287,28 +278,3 @@ def _window(planes: Planes, corner: NDArray[np.float64], scale: float, size_px: 
         )
 
     return warp(planes[0], 1), warp(planes[1], 2), warp(planes[2], 2)
-
-
-def _inset(sequence: list[Planes], other: Planes, mix: SceneMix, rng: np.random.Generator) -> list[Planes]:
-    """An ellipse of another photograph moves over a sequence, with that photograph's detail, and covers it."""
-    size = np.array(sequence[0][0].shape[::-1])
-    axes = (rng.uniform(0.1, 0.3, 2) * size).astype(int)
-    angle, speed = float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(*mix.speed_px))
-    velocity = speed * np.array([np.cos(angle), np.sin(angle)])
-    start = rng.uniform(0.25, 0.75, 2) * size
-    shown = []
-    for t, below in enumerate(sequence):
-        above = _window(other, -velocity * t, 1.0, size)
-        centre = np.rint((start + velocity * t) * 16).astype(int).tolist()
-        mask = np.zeros(below[0].shape, np.float32)
-        cv2.ellipse(mask, centre, (axes * 16).tolist(), 0, 0, 360, 1.0, -1, cv2.LINE_8, 4)
-        mask = np.asarray(cv2.GaussianBlur(mask, (0, 0), 1.0), np.float32)
-        half = np.asarray(cv2.resize(mask, (size // 2).tolist(), interpolation=cv2.INTER_AREA), np.float32)
-        y, u, v = (_blend(a, b, m) for a, b, m in zip(above, below, (mask, half, half), strict=True))
-        shown.append((y, u, v))
-    return shown
-
-
-def _blend(above: Plane, below: Plane, share: NDArray[np.float32]) -> Plane:
-    """`above` where the share is 1, `below` where it is 0."""
-    return np.rint(below + share * (above.astype(np.float32) - below)).astype(np.uint8)

@@ -170,6 +170,12 @@ def loss_of(kind: str, out: Tensor, target: Tensor, interpolated: Tensor) -> Ten
     return LOSS_UNIT * square.log().mean() / 2
 
 
+def harm_loss(out: Tensor, target: Tensor, interpolated: Tensor) -> Tensor:
+    """Mean of what patches lost against their interpolation, in the unit of balanced_mse; 0 where all gained."""
+    before, after = ((x - target).square().mean(dim=(1, 2, 3)) for x in (interpolated, out))
+    return (functional.relu(after - before) / (before.detach().sqrt() + 0.1 * LOSS_UNIT)).mean()
+
+
 def gradient_loss(out: Tensor, target: Tensor) -> Tensor:
     """Mean l1 between the differences of neighbours, in both directions: errors of edges and texture."""
     error = out - target
@@ -285,6 +291,8 @@ class Trainer:
             residual = self.residual(low, levels)
         out = interpolated + residual.float()
         loss = loss_of(plan.loss, out, high, interpolated)
+        if plan.harm_weight:
+            loss = loss + plan.harm_weight * harm_loss(out, high, interpolated)
         if plan.gradient_weight:
             loss = loss + plan.gradient_weight * gradient_loss(out, high)
         if self.judge is not None:

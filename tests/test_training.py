@@ -13,8 +13,10 @@ import cv2
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="the extra `train` (torch) is not installed")
+pytest.importorskip("torch", reason="the extra `train` (torch) is not installed")
 pytest.importorskip("onnxruntime", reason="the extra `train` (onnxruntime) is not installed")
+
+import torch  # noqa: E402
 
 from onnx_models import cards  # noqa: E402
 from onnx_models.__main__ import main  # noqa: E402
@@ -25,7 +27,7 @@ from onnx_models.export import export  # noqa: E402
 from onnx_models.pool import make_pool  # noqa: E402
 from onnx_models.quality import bicubic, psnr  # noqa: E402
 from onnx_models.scenes import Scenes, find_files, read_photo  # noqa: E402
-from onnx_models.train import CHECKPOINT, LOG, SHEET, Place, Trainer  # noqa: E402
+from onnx_models.train import CHECKPOINT, LOG, LOSS_UNIT, SHEET, Place, Trainer, harm_loss, loss_of  # noqa: E402
 from tests.photos import picture  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -122,6 +124,19 @@ def test_training_logs_losses_and_validations(trained: Path) -> None:
     assert sheet.shape == (4 * 64, 3 * 64)  # a row a validation patch: interpolation, network, target
 
 
+def test_losses_by_hand() -> None:
+    target = torch.zeros(2, 1, 8, 8)
+    before = torch.stack([torch.full((1, 8, 8), 0.04), torch.full((1, 8, 8), 0.01)])
+    after = torch.stack([torch.full((1, 8, 8), 0.02), torch.full((1, 8, 8), 0.03)])
+    assert float(loss_of("l1", after, target, before)) == pytest.approx(0.025)
+    assert float(loss_of("mse", after, target, before)) == pytest.approx((0.02**2 + 0.03**2) / 2 / LOSS_UNIT)
+    floor = 0.1 * LOSS_UNIT
+    balanced = (0.02**2 / (0.04 + floor) + 0.03**2 / (0.01 + floor)) / 2
+    assert float(loss_of("balanced_mse", after, target, before)) == pytest.approx(balanced)
+    assert float(harm_loss(after, target, before)) == pytest.approx((0.03**2 - 0.01**2) / (0.01 + floor) / 2)
+    assert float(harm_loss(target, target, before)) == 0
+
+
 def test_a_killed_training_resumes_to_the_same_weights(
     trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +173,7 @@ def test_a_finished_training_has_nothing_to_do(trained: Path, data: Path) -> Non
         ("steps = 12", 'steps = 4\noptimiser = "adam"'),
         ("steps = 12", 'steps = 4\nloss = "relative"\nprecision = "bf16"'),
         ("steps = 12", 'steps = 4\nloss = "logmse"'),
+        ("steps = 12", 'steps = 4\nloss = "balanced_mse"\nharm_weight = 2.0'),
     ],
 )
 def test_other_plans_train_and_export(old: str, new: str, trained: Path, data: Path, tmp_path: Path) -> None:
@@ -294,7 +310,7 @@ def test_shipped_configurations_are_complete(path: Path) -> None:
         ('name = "tiny"', "", 'has no key "name"'),
         ("steps = 12", 'steps = "many"', "steps is 'many'; it must be int"),
         ("steps = 12", "steps = 0", "steps is 0; must be at least 1"),
-        ("steps = 12", 'loss = "l3"', "loss is 'l3'; allowed: l1, relative, relative_mse, logmse"),
+        ("steps = 12", 'loss = "l3"', "loss is 'l3'; allowed: l1, mse, balanced_mse, relative, relative_mse, logmse"),
         ("width = 8", "scale = 5", "scale is 5; allowed: 1, 2, 3, 4"),
         ("[card]", '[degrade]\npresets = ["warp"]\n[card]', "presets has unknown warp"),
         ("steps = 12", "steps =", "is not TOML"),

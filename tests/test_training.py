@@ -16,19 +16,19 @@ import pytest
 pytest.importorskip("torch", reason="the extra `train` (torch) is not installed")
 pytest.importorskip("onnxruntime", reason="the extra `train` (onnxruntime) is not installed")
 
-import torch  # noqa: E402
+import torch
 
-from onnx_models import cards  # noqa: E402
-from onnx_models.__main__ import main  # noqa: E402
-from onnx_models.checkpoint import load_checkpoint  # noqa: E402
-from onnx_models.config import load_config  # noqa: E402
-from onnx_models.errors import TrainingError  # noqa: E402
-from onnx_models.export import export  # noqa: E402
-from onnx_models.pool import make_pool  # noqa: E402
-from onnx_models.quality import bicubic, psnr  # noqa: E402
-from onnx_models.scenes import Scenes, find_files, read_photo  # noqa: E402
-from onnx_models.train import CHECKPOINT, LOG, LOSS_UNIT, SHEET, Place, Trainer, harm_loss, loss_of  # noqa: E402
-from tests.photos import picture  # noqa: E402
+from onnx_models import cards
+from onnx_models.__main__ import main
+from onnx_models.checkpoint import load_checkpoint
+from onnx_models.config import load_config
+from onnx_models.errors import TrainingError
+from onnx_models.export import export
+from onnx_models.pool import make_pool
+from onnx_models.quality import bicubic, psnr
+from onnx_models.scenes import Scenes, find_files, read_photo
+from onnx_models.train import CHECKPOINT, LOG, LOSS_UNIT, SHEET, Place, Trainer, harm_loss, loss_of
+from tests.photos import picture
 
 pytestmark = pytest.mark.slow
 

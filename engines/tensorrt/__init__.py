@@ -1,0 +1,20 @@
+"""Networks on NVIDIA GPUs: TensorRT and TensorRT for RTX, through pycuda.
+
+Importing it loads neither; an engine loads its library when it is opened.
+"""
+
+from .build import BuildSettings
+from .driver import DriverError, find_driver
+from .run import TensorRTEngine, TensorRTRTXEngine
+from .vendor import TENSORRT, TENSORRT_RTX, Backend
+
+__all__ = [
+    "TENSORRT",
+    "TENSORRT_RTX",
+    "Backend",
+    "BuildSettings",
+    "DriverError",
+    "TensorRTEngine",
+    "TensorRTRTXEngine",
+    "find_driver",
+]

@@ -1,0 +1,37 @@
+"""What the tests share: a fresh simulated GPU with the stand-in for TensorRT, and a check of what was done on it."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.gpu.device import LAZY, SimulatedGpu, Unavailable, simulated_gpu
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOTHING = {"device": 0, "pinned": 0, "streams": 0, "contexts": 0}
+
+
+@pytest.fixture(name="simulated_gpu")
+def _simulated_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedGpu]:
+    """One simulated GPU in the lazy order; the test fails if anything on it was done wrong or left behind."""
+    pytest.importorskip("onnxruntime", reason="the stand-in for TensorRT runs models with it")
+    try:
+        gpu = simulated_gpu(request.config.cache.mkdir("simulated-gpu"))
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    from tests.gpu import standin
+
+    standin.gpu = gpu
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, standin)
+    gpu.reset(order=LAZY)
+    yield gpu
+    gc.collect()
+    left, wrong = gpu.live(), gpu.violations()
+    gpu.reset(devices=0)
+    assert (wrong, left) == ([], NOTHING)

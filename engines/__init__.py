@@ -16,6 +16,7 @@ from .select import (
     engine_names,
     open_engine,
 )
+from .tensorrt import TensorRTEngine, TensorRTRTXEngine
 
 __all__ = [
     "Array",
@@ -26,6 +27,8 @@ __all__ = [
     "OnnxRuntimeEngine",
     "OpenVINOEngine",
     "SlotBuffers",
+    "TensorRTEngine",
+    "TensorRTRTXEngine",
     "TensorSpec",
     "Ticket",
     "available_engines",

@@ -68,9 +68,11 @@ def test_no_engine_at_all_gives_every_reason(monkeypatch: pytest.MonkeyPatch) ->
         choose_engine()
 
 
-@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
-def test_tensorrt_rows_say_what_is_missing(name: str) -> None:
-    with pytest.raises(EngineError, match=f"no {name} engine yet.*use openvino or onnxruntime"):
+@pytest.mark.parametrize(("name", "extra"), [("tensorrt", "gpu"), ("tensorrt-rtx", "rtx")])
+def test_gpu_rows_say_which_package_is_missing(monkeypatch: pytest.MonkeyPatch, name: str, extra: str) -> None:
+    for module in ("pycuda", name.replace("-", "_")):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(EngineError, match=rf"packages tensorrt.* and pycuda are not installed.*enhancer\[{extra}\]"):
         choose_engine(name)
 
 
@@ -137,6 +139,6 @@ def test_openvino_reports_to_nobody(tmp_path: Path) -> None:
 
 
 def test_public_names_are_the_exported_ones() -> None:
-    submodules = {"base", "cpu", "int8", "model", "onnxruntime", "openvino", "pixels", "select"}
+    submodules = {"base", "cpu", "int8", "model", "onnxruntime", "openvino", "pixels", "select", "tensorrt"}
     public = {name for name in vars(engines) if not name.startswith("_")} - submodules
     assert public == set(engines.__all__)

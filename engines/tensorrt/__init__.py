@@ -5,6 +5,7 @@ Importing it loads neither; an engine loads its library when it is opened.
 
 from .build import BuildSettings
 from .driver import DriverError, find_driver
+from .fp16 import to_fp16
 from .run import TensorRTEngine, TensorRTRTXEngine
 from .vendor import TENSORRT, TENSORRT_RTX, Backend
 
@@ -17,4 +18,5 @@ __all__ = [
     "TensorRTEngine",
     "TensorRTRTXEngine",
     "find_driver",
+    "to_fp16",
 ]

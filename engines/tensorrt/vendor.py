@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..base import EngineError
@@ -58,11 +58,11 @@ def load_vendor(backend: Backend) -> Any:
     return module
 
 
+@dataclass
 class Journal:
     """What the library said, newest last: its calls return None, and the reason is only here."""
 
-    def __init__(self) -> None:
-        self.problems: list[str] = []
+    problems: list[str] = field(default_factory=list)
 
     def logger(self, vendor: Any) -> Any:
         """A logger that may be given to the library; keep it for as long as what it was given to."""

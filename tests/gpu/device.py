@@ -108,7 +108,7 @@ class SimulatedGpu:
 
 
 @cache
-def simulated_gpu(folder: Path) -> SimulatedGpu:
+def load_simulated_gpu(folder: Path) -> SimulatedGpu:
     """Build, unless `folder` already has this version, and load it into this process.
 
     Raises:

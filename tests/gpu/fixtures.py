@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.gpu.device import LAZY, SimulatedGpu, Unavailable, simulated_gpu
+from tests.gpu.device import LAZY, SimulatedGpu, Unavailable, load_simulated_gpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 NOTHING = {"device": 0, "pinned": 0, "streams": 0, "contexts": 0}
 
 
-@pytest.fixture(name="simulated_gpu")
-def _simulated_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedGpu]:
+@pytest.fixture
+def simulated_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedGpu]:
     """One simulated GPU in the lazy order; the test fails if anything on it was done wrong or left behind."""
     pytest.importorskip("onnxruntime", reason="the stand-in for TensorRT runs models with it")
     try:
-        gpu = simulated_gpu(request.config.cache.mkdir("simulated-gpu"))
+        gpu = load_simulated_gpu(request.config.cache.mkdir("simulated-gpu"))
     except Unavailable as reason:
         pytest.skip(str(reason))
     from tests.gpu import standin

@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 VERSION = 1
 """Of the conversion. Plans made by another one are not used."""
 
-SAFE = frozenset(
-    "Conv ConvTranspose Relu LeakyRelu PRelu Clip Add Sub Mul Concat DepthToSpace SpaceToDepth Reshape Transpose Pad "
-    "Slice Split Squeeze Unsqueeze Expand Identity MaxPool Resize Sigmoid Tanh HardSigmoid".split()
-)
+# fmt: off
+SAFE = frozenset((
+    "Conv", "ConvTranspose",
+    "Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid",
+    "Add", "Sub", "Mul",
+    "Concat", "DepthToSpace", "SpaceToDepth", "Reshape", "Transpose", "Pad", "Slice", "Split",
+    "Squeeze", "Unsqueeze", "Expand", "Identity", "MaxPool", "Resize",
+))
+# fmt: on
 """Operators that compute as well in float16, apart from overflow."""
 _ALWAYS_FLOAT = {"Resize": (1, 2)}
 """Inputs that stay float32 by the operator's definition: region and scales."""

@@ -31,14 +31,14 @@ class Graph:
         self._executable: Any = None
         mode = self._cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._check(self._cuda.cuStreamBeginCapture(stream.handle, mode))
-        problem: Exception | None = None
+        problem = ""  # not the error itself, whose frames would keep streams and buffers alive
         try:
             enqueue()
         except Exception as error:  # the capture must be ended whatever went wrong in it
-            problem = error
+            problem = str(error) or type(error).__name__
         result, graph = self._cuda.cuStreamEndCapture(stream.handle)
-        if problem is not None:
-            raise NotCapturableError(str(problem)) from problem
+        if problem:
+            raise NotCapturableError(problem)
         self._check((result,))
         try:
             (self._executable,) = self._check(self._cuda.cuGraphInstantiate(graph, 0))

@@ -5,18 +5,19 @@ Verified on a simulated GPU only (tests/gpu): nothing in this package has ever r
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..base import Engine, EngineError, SlotBuffers, TensorSpec
+from ..base import Engine, EngineError, SlotBuffers, TensorSpec, vendor_reason
 from ..cpu import usable_cpus
 from ..model import FixedModel, model_name, with_shapes
 from .build import BuildError, BuildSettings, build_plan
 from .cuda import Gpu
 from .graph import NotCapturableError
-from .slot import Lanes, Slot
+from .slot import InferenceRefusedError, Lanes, Slot
 from .vendor import TENSORRT, TENSORRT_RTX, Backend, Journal, load_vendor
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class TensorRTEngine(Engine):
             inputs, outputs = self._specs(fixed)
             self._lanes = Lanes.make(self._gpu)
             self._make_slots(inputs, outputs)
-            self._try_slots()
+            self._capture()
         return [slot.buffers for slot in self._slots]
 
     def _submit(self, slot: int) -> None:
@@ -108,8 +109,8 @@ class TensorRTEngine(Engine):
         with self._gpu.current():
             try:
                 self._slots[slot].submit()
-            except RuntimeError as error:
-                raise RuntimeError(f"{error}: {self._journal.reason()}") from error
+            except InferenceRefusedError as error:
+                raise RuntimeError(f"{error}: {self._journal.reason()}") from None
 
     def _collect(self, slot: int) -> None:
         assert self._gpu is not None
@@ -117,17 +118,27 @@ class TensorRTEngine(Engine):
             self._slots[slot].wait()
 
     def _close(self) -> None:
-        if self._gpu is not None:
-            with self._gpu.current():
-                for slot in self._slots:
-                    slot.release_context()
-                self._engine = self._runtime = self._logger = None
-                for slot in self._slots:
-                    slot.release()
-                self._slots, self._lanes = [], None
-            self._gpu.release()
+        try:
+            with contextlib.ExitStack() as steps:  # all of them, in reverse, even if one fails
+                steps.callback(self._reset)
+                if self._gpu is not None:
+                    steps.callback(self._gpu.release)
+                    steps.enter_context(self._gpu.current())
+                    steps.callback(self._forget)
+                    for slot in self._slots:
+                        steps.callback(slot.release)
+                    steps.callback(self._forget_engine)
+                    for slot in self._slots:
+                        steps.callback(slot.release_context)
+        except Exception as error:  # after a sticky error nothing can be freed any more
+            log.warning("GPU %d: not everything was released: %s", self._device, vendor_reason(error))
         self.slots = self._wanted_slots
-        self._reset()
+
+    def _forget_engine(self) -> None:
+        self._engine = self._runtime = self._logger = None
+
+    def _forget(self) -> None:
+        self._slots, self._lanes = [], None
 
     def _subject(self) -> str:
         return self._title
@@ -157,36 +168,49 @@ class TensorRTEngine(Engine):
         return TensorSpec(name, shape, dtype)
 
     def _make_slots(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
-        assert self._gpu is not None
-        assert self._lanes is not None
         for number in range(self.slots):
-            try:
-                slot = self.slot_type(self._gpu, self._engine, self._lanes, inputs, outputs)
-            except (MemoryError, self._gpu.pycuda.MemoryError) as error:
-                if number == 0:
-                    raise EngineError(
-                        f"the {self.name} engine cannot open {self._title}: GPU {self._device} has not enough memory "
-                        f"for one picture in flight ({_short(error)}; {self._gpu.free_bytes() >> 20} MiB are free); "
-                        "close other programs that use it, or use a smaller picture"
-                    ) from None
+            problem = self._make_slot(inputs, outputs)
+            if problem and number == 0:  # raised here, so that it holds on to nothing of the slot's
+                raise EngineError(
+                    f"the {self.name} engine cannot open {self._title}: GPU {self._device} has not enough memory for "
+                    f"one picture in flight ({problem}); close other programs that use it, or use a smaller picture"
+                )
+            if problem:
                 log.warning(
-                    "GPU %d has memory for %d of %d slots: frames may overlap less", self._device, number, self.slots
+                    "GPU %d has memory for %d of %d slots, so frames overlap less: %s",
+                    self._device,
+                    number,
+                    self.slots,
+                    problem,
                 )
                 break
-            self._slots.append(slot)
 
-    def _try_slots(self) -> None:
-        """Run each once, which makes TensorRT allocate what it allocates lazily; then capture graphs."""
-        for slot in self._slots:
+    def _make_slot(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> str:
+        """Make one and run it once, as TensorRT allocates some memory only then; why it has too little, or nothing."""
+        assert self._gpu is not None
+        assert self._lanes is not None
+        first = not self._slots
+        try:
+            slot = self.slot_type(self._gpu, self._engine, self._lanes, inputs, outputs)
+            self._slots.append(slot)
             slot.submit()
             slot.wait()
+        except (MemoryError, self._gpu.pycuda.MemoryError, InferenceRefusedError) as error:
+            if first and isinstance(error, InferenceRefusedError):
+                raise RuntimeError(f"{error}: {self._journal.reason()}") from None
+            if len(self._slots) and not first and isinstance(error, InferenceRefusedError):
+                self._slots.pop().release()
+            return f"{_short(error)}; {self._gpu.free_bytes() >> 20} MiB are free"
+        return ""
+
+    def _capture(self) -> None:
         if not self._graphs:
             return
         try:
             for slot in self._slots:
                 slot.capture()
         except NotCapturableError as error:
-            log.info("%s runs without CUDA graphs: %s", self._title, error)
+            log.info("%s runs without CUDA graphs: %s", self._title, str(error))
 
 
 class TensorRTRTXEngine(TensorRTEngine):

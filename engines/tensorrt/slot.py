@@ -18,6 +18,10 @@ _ALIGNMENT = 256
 """Bytes that TensorRT wants every tensor's address to be a multiple of."""
 
 
+class InferenceRefusedError(Exception):
+    """TensorRT did not enqueue an inference; why is in the journal."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lanes:
     """The streams that all slots share. Work on one waits for work on another only through events."""
@@ -101,7 +105,7 @@ class Slot:
         """Enqueue one inference and return at once.
 
         Raises:
-            pycuda.driver.Error, RuntimeError: the driver or TensorRT refused; the slot is idle again.
+            pycuda.driver.Error, RuntimeError, InferenceRefusedError: not enqueued; the slot is idle again.
         """
         try:
             if self._graph is not None:
@@ -132,20 +136,18 @@ class Slot:
 
     def release(self) -> None:
         """Free the rest; nothing may be in flight."""
-        self._context = self.uploaded = self.computed = self.done = None
-        if self._graph is not None:
-            self._graph.release()
-        self._graph = self._own = None
-        for memory in self._on_device:
-            memory.free()
-        self._on_device = []
-        if self._download is not None:
-            self._download.release()
-        if self._host_in is not None:
-            self._gpu.free_upload_memory(self._host_in)
-        self._host_in = None
+        self._context = self.uploaded = self.computed = self.done = self._own = self._lanes = None
         self.buffers = SlotBuffers({}, {})
-        self._lanes = None
+        with contextlib.ExitStack() as steps:  # all of them, even if one fails
+            for memory in self._on_device:
+                steps.callback(memory.free)
+            if self._host_in is not None:
+                steps.callback(self._gpu.free_upload_memory, self._host_in)
+            if self._download is not None:
+                steps.callback(self._download.release)
+            if self._graph is not None:
+                steps.callback(self._graph.release)
+        self._on_device, self._host_in, self._graph = [], None, None
 
     def _enqueue(self) -> None:
         lanes = self._lanes
@@ -172,7 +174,7 @@ class Slot:
 
     def _infer(self, stream: Any) -> None:
         if not self._context.execute_async_v3(stream.handle):
-            raise RuntimeError("TensorRT refused the inference")
+            raise InferenceRefusedError("TensorRT refused the inference")
 
     def _after_inference(self, stream: Any) -> None:
         stream.wait_for_event(self.computed)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SOURCES = Path(__file__).parent / "simulator"
 MEMORY = 8 << 30
 LAZY, EAGER = 0, -1
-SEEDS = (1, 2, 3, 4, 5)
+SEEDS = (1, 2, 3)
 DEVICE_MEMORY, PINNED_MEMORY = 0, 1
 NOT_SUPPORTED = 801
 
@@ -96,6 +96,12 @@ class SimulatedGpu:
         status = ctypes.c_int()
         self._library.cuStreamIsCapturing(ctypes.c_void_p(stream), ctypes.byref(status))
         return bool(status.value)
+
+    def host_flags(self, address: int) -> int:
+        """With which page-locked memory was allocated."""
+        flags = ctypes.c_uint()
+        self._library.cuMemHostGetFlags(ctypes.byref(flags), ctypes.c_void_p(address))
+        return flags.value
 
     def allocate(self, size: int) -> int | None:
         """Device memory for a stand-in's own needs, or None if there is none left."""

@@ -26,7 +26,7 @@ def simulated_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         pytest.skip(str(reason))
     from tests.gpu import standin
 
-    standin.gpu = gpu
+    standin.device[:] = [gpu]
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, standin)
     gpu.reset(order=LAZY)
@@ -34,4 +34,5 @@ def simulated_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     gc.collect()
     left, wrong = gpu.live(), gpu.violations()
     gpu.reset(devices=0)
-    assert (wrong, left) == ([], NOTHING)
+    assert not wrong, wrong
+    assert left == NOTHING, left

@@ -24,8 +24,8 @@ __version__ = "11.4.0"
 
 MAGIC = b"stand-in plan\0"
 SCRATCH_BYTES = 1 << 20
-gpu: SimulatedGpu
-"""Set by the fixture that puts this module in TensorRT's place."""
+device: list[SimulatedGpu] = []
+"""The simulated GPU, set by the fixture that puts this module in TensorRT's place."""
 ort.set_default_logger_severity(4)
 
 
@@ -216,11 +216,11 @@ class ICudaEngine:
         self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         graph = onnx.load_model_from_string(model).graph
         values = {value.name: value for value in (*graph.input, *graph.output)}
-        self._modes = {value.name: TensorIOMode.INPUT for value in self.session.get_inputs()}
+        self._modes: dict[str, TensorIOMode] = {value.name: TensorIOMode.INPUT for value in self.session.get_inputs()}
         self._modes |= {value.name: TensorIOMode.OUTPUT for value in self.session.get_outputs()}
         self._dtypes = {name: DataType(values[name].type.tensor_type.elem_type) for name in self._modes}
         tensors = (*self.session.get_inputs(), *self.session.get_outputs())
-        self._shapes = {value.name: tuple(value.shape) for value in tensors}
+        self._shapes: dict[str, tuple[int, ...]] = {value.name: tuple(value.shape) for value in tensors}
 
     @property
     def num_io_tensors(self) -> int:
@@ -239,14 +239,14 @@ class ICudaEngine:
         return self._shapes[name]
 
     def size_of(self, name: str) -> int:
-        return math.prod(self._shapes[name]) * np.dtype(nptype(self._dtypes[name])).itemsize
+        return int(math.prod(self._shapes[name]) * np.dtype(nptype(self._dtypes[name])).itemsize)
 
     def view(self, name: str, place: tuple[int, int]) -> Any:
         memory = (ctypes.c_char * place[1]).from_address(place[0])
-        return np.frombuffer(memory, nptype(self._dtypes[name])).reshape(self._shapes[name])
+        return np.ndarray(self._shapes[name], nptype(self._dtypes[name]), memory)
 
     def create_execution_context(self) -> IExecutionContext | None:
-        scratch = gpu.allocate(SCRATCH_BYTES)
+        scratch = device[-1].allocate(SCRATCH_BYTES)
         return None if scratch is None else IExecutionContext(self, scratch)
 
 
@@ -264,7 +264,7 @@ class IExecutionContext:
     def __del__(self) -> None:
         for pointer in (self._scratch, self._lazy):
             if pointer is not None:
-                gpu.free(pointer)
+                device[-1].free(pointer)
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._shapes[name] = tuple(shape)
@@ -279,12 +279,12 @@ class IExecutionContext:
         inputs = [value.name for value in engine.session.get_inputs()]
         outputs = [value.name for value in engine.session.get_outputs()]
         if self._lazy is None:  # what the first run allocates, and a capture must not
-            self._lazy = gpu.allocate(SCRATCH_BYTES)
+            self._lazy = device[-1].allocate(SCRATCH_BYTES)
         if self._lazy is None or any(name not in self._shapes for name in inputs):
             return False
         if any(name not in self._addresses for name in (*inputs, *outputs)):
             return False
-        if not self.capturable and gpu.capturing(stream_handle):
+        if not self.capturable and device[-1].capturing(stream_handle):
             return False
 
         memory = {name: (address, engine.size_of(name)) for name, address in self._addresses.items()}
@@ -297,4 +297,4 @@ class IExecutionContext:
 
         scratch = [(self._scratch, SCRATCH_BYTES)]
         reads, writes = ([memory[name] for name in names] for names in (inputs, outputs))
-        return gpu.launch(stream_handle, "inference", reads, writes + scratch, run) == 0
+        return device[-1].launch(stream_handle, "inference", reads, writes + scratch, run) == 0

@@ -108,10 +108,14 @@ void drop_stream(Stream* stream) {
     delete stream;
 }
 
+static bool exists(const Stream* stream) {
+    auto& all = machine.streams;
+    return std::find(all.begin(), all.end(), stream) != all.end();
+}
+
 static CUresult of_this_thread(const char* name, Stream* stream) {
     TRY(usable(name));
-    auto& all = machine.streams;
-    if (!stream || std::find(all.begin(), all.end(), stream) == all.end()) {
+    if (!exists(stream)) {
         report(std::string(name) + (stream ? " on a destroyed stream" : " on the legacy stream, which orders against nothing here"));
         return INVALID_VALUE;
     }
@@ -133,6 +137,7 @@ EXPORT CUresult cuStreamCreate(CUstream* out, unsigned flags) {
 EXPORT CUresult cuStreamDestroy_v2(CUstream stream) {
     LOCKED;
     TRY(usable("cuStreamDestroy"));
+    if (!exists(stream)) return INVALID_VALUE;
     TRY(drain(stream->last));
     drop_stream(stream);
     return SUCCESS;

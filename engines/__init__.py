@@ -12,11 +12,12 @@ from .select import (
     EngineChoice,
     EngineRow,
     available_engines,
+    build_engine,
     choose_engine,
     engine_names,
     open_engine,
 )
-from .tensorrt import TensorRTEngine, TensorRTRTXEngine
+from .tensorrt import PlanCache, PlanEntry, TensorRTEngine, TensorRTRTXEngine
 
 __all__ = [
     "Array",
@@ -26,12 +27,15 @@ __all__ = [
     "EngineRow",
     "OnnxRuntimeEngine",
     "OpenVINOEngine",
+    "PlanCache",
+    "PlanEntry",
     "SlotBuffers",
     "TensorRTEngine",
     "TensorRTRTXEngine",
     "TensorSpec",
     "Ticket",
     "available_engines",
+    "build_engine",
     "check_contract",
     "choose_engine",
     "engine_names",

@@ -19,11 +19,14 @@ from .tensorrt import (
     TENSORRT,
     TENSORRT_RTX,
     Backend,
+    BuildSettings,
     DriverError,
+    PlanCache,
+    Progress,
     TensorRTEngine,
     TensorRTRTXEngine,
     find_driver,
-    to_fp16,
+    half_precision,
 )
 
 if TYPE_CHECKING:
@@ -137,29 +140,79 @@ def open_engine(
         EngineError: see `choose_engine`, `for_bits` and `Engine.open`; a size below 1; a
             device that the engine doesn't have.
     """
+    entry = _entry(choose_engine(engine).row.name)
+    opened = _make(entry, model, (height, width), bits, device, precision, slots=slots, threads=threads)
+    opened.open()
+    return opened
+
+
+def build_engine(
+    model: Path | bytes,
+    *,
+    height: int,
+    width: int,
+    bits: int = 8,
+    engine: str = AUTO,
+    device: int = 0,
+    precision: str = AUTO,
+    level: int | None = None,
+    progress: Progress | None = None,
+) -> EngineRow:
+    """Build the plan of a model for one picture size and this GPU, unless it is cached, and try it once.
+
+    Args:
+        model, height, width, bits, device, precision: as for `open_engine`.
+        engine: "tensorrt", "tensorrt-rtx", or "auto" for the first of them that can run here.
+        level: of optimisation, 0 to 5; by default the library's.
+        progress: hears how far it is, and may raise to cancel; then the same is raised here.
+
+    Returns:
+        The engine that it was built for.
+
+    Raises:
+        EngineError: as `open_engine`; an engine that builds nothing.
+    """
+    rows = [row for row in available_engines() if F16 in _entry(row.name).precisions]
+    usable = [row.name for row in rows if row.usable]
+    if engine == AUTO and not usable:
+        raise EngineError(
+            f"no engine that builds plans can run here: {'; '.join(f'{r.name}: {r.reason}' for r in rows)}"
+        )
+    row = choose_engine(usable[0] if engine == AUTO else engine).row
+    if F16 not in _entry(row.name).precisions:
+        raise EngineError(f"the {row.name} engine builds no plans: use {' or '.join(each.name for each in rows)}")
+    given = {"settings": BuildSettings(level=level), "progress": progress}
+    with _make(_entry(row.name), model, (height, width), bits, device, precision, slots=1, **given):
+        return row
+
+
+def _make(
+    entry: _Entry,
+    model: Path | bytes,
+    size: tuple[int, int],
+    bits: int,
+    device: int,
+    precision: str,
+    **settings: Any,
+) -> Engine:
+    height, width = size
     if height < 1 or width < 1:
         raise EngineError(f"cannot open a model for {width}x{height}: use sizes of 1 or more")
-    entry = _entry(choose_engine(engine).row.name)
     on_gpu = F16 in entry.precisions
     if device != 0 and not on_gpu:
         raise EngineError(f"the {entry.name} engine runs on the CPU, which is device 0: there is no device {device}")
     content = for_bits(model, bits)
     chosen = _choose_precision(precision, content, entry)
-    given: dict[str, Any] = {"device": device} if on_gpu else {}
-    opened = entry.make(
-        _CONVERSIONS[chosen](content),
-        {LUMA: (1, 1, height, width)},
-        slots=slots,
-        threads=threads,
-        title=f"{model_name(model)} for {width}x{height}",
-        **given,
-    )
-    opened.precision = chosen
-    opened.open()
-    return opened
-
-
-_CONVERSIONS: dict[str, Callable[[bytes], bytes]] = {F32: bytes, F16: to_fp16, INT8: to_int8}
+    if on_gpu:
+        settings |= {"device": device, "cache": PlanCache()}
+    if chosen == F16:
+        content = half_precision(content, settings["cache"])
+    elif chosen == INT8:
+        content = to_int8(content)
+    title = f"{model_name(model)} for {width}x{height}"
+    made = entry.make(content, {LUMA: (1, 1, height, width)}, title=title, **settings)
+    made.precision = chosen
+    return made
 
 
 def _choose_precision(wanted: str, model: bytes, entry: _Entry) -> str:

@@ -3,9 +3,11 @@
 Importing it loads neither; an engine loads its library when it is opened.
 """
 
-from .build import BuildSettings
+from .build import BuildSettings, Progress
+from .cache import PlanCache, PlanEntry
 from .driver import DriverError, find_driver
 from .fp16 import to_fp16
+from .overflow import half_precision, overflowing
 from .run import TensorRTEngine, TensorRTRTXEngine
 from .vendor import TENSORRT, TENSORRT_RTX, Backend
 
@@ -15,8 +17,13 @@ __all__ = [
     "Backend",
     "BuildSettings",
     "DriverError",
+    "PlanCache",
+    "PlanEntry",
+    "Progress",
     "TensorRTEngine",
     "TensorRTRTXEngine",
     "find_driver",
+    "half_precision",
+    "overflowing",
     "to_fp16",
 ]

@@ -44,7 +44,7 @@ def to_fp16(model: Path | bytes, blocked: Iterable[str] = ()) -> bytes:
 
     Args:
         model: an ONNX file or its content.
-        blocked: names of nodes that overflow, see `engines.tensorrt.overflow`; they and what reads them stay float32.
+        blocked: tensors that overflow, see `engines.tensorrt.overflow`; what makes and what reads them stays float32.
 
     Raises:
         EngineError: as `load_model`.
@@ -63,14 +63,11 @@ def _half_nodes(graph: GraphProto, blocked: frozenset[str]) -> set[int]:
     """Places in the graph of the nodes that become float16."""
     floats = _float_tensors(graph)
     too_large = {name for name, value in _constants(graph).items() if np.abs(value).max(initial=0) > _HALF_MAX}
-    codes, overflowing = _code_values(graph), set[str]()
+    floats_only = _code_values(graph) | blocked | too_large
     chosen = set()
     for place, node in enumerate(graph.node):
-        reads_overflow = bool(overflowing & set(node.input))
-        if node.name in blocked:
-            overflowing |= set(node.output)
-        keep = reads_overflow or node.name in blocked or bool(codes & {*node.input, *node.output})
-        if node.op_type in SAFE and set(node.output) <= floats and not keep and not too_large & set(node.input):
+        keep = bool(floats_only & {*node.input, *node.output})
+        if node.op_type in SAFE and set(node.output) <= floats and not keep:
             chosen.add(place)
     return chosen
 

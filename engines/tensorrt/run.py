@@ -17,6 +17,7 @@ from ..model import FixedModel, model_name, with_shapes
 from .build import BuildError, BuildSettings, build_plan
 from .cuda import Gpu
 from .graph import NotCapturableError
+from .key import plan_key
 from .slot import InferenceRefusedError, Lanes, Slot
 from .vendor import TENSORRT, TENSORRT_RTX, Backend, Journal, load_vendor
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .build import Progress
+    from .cache import PlanCache
+    from .key import PlanKey
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ class TensorRTEngine(Engine):
         title: str | None = None,
         device: int = 0,
         settings: BuildSettings | None = None,
+        cache: PlanCache | None = None,
         graphs: bool = True,
         progress: Progress | None = None,
     ) -> None:
@@ -69,6 +73,7 @@ class TensorRTEngine(Engine):
             title: what messages call the model; by default its file name.
             device: the GPU's number.
             settings: of the build.
+            cache: of plans; by default every opening builds its own.
             graphs: launch a slot's work as a CUDA graph where that is possible.
             progress: hears how far a build is.
         """
@@ -78,6 +83,7 @@ class TensorRTEngine(Engine):
         self._title = title or model_name(model)
         self._device, self._graphs = device, graphs
         self._settings = settings or BuildSettings()
+        self._cache = cache
         self._progress = progress
         self._wanted_slots = self.slots
         self._reset()
@@ -144,12 +150,38 @@ class TensorRTEngine(Engine):
         return self._title
 
     def _load(self, fixed: FixedModel) -> Any:
+        """The deserialised plan, from the cache if it has a good one."""
+        assert self._gpu is not None
         self._logger = self._journal.logger(self._vendor)
         self._runtime = self._vendor.Runtime(self._logger)
-        plan, _ = build_plan(self._vendor, self._journal, fixed.content, self._settings, progress=self._progress)
+        if self._cache is None:
+            return self._deserialise(self._build(fixed.content, b"")[0])
+        key = plan_key(self._vendor, self.backend, self._gpu.device, fixed.content, self._settings)
+        for _ in range(2):
+            plan = self._cache.fetch(key, self._title, lambda: self._build_with_timing(fixed.content, key))
+            try:
+                return self._deserialise(plan.content)
+            except BuildError as error:
+                if not plan.cached:
+                    raise
+                self._cache.discard(key, self._title, str(error))
+        raise BuildError("the cache keeps giving a plan that does not load; run: streamer engines clear")
+
+    def _build(self, content: bytes, timing: bytes) -> tuple[bytes, bytes]:
+        log.info("building a plan of %s: this takes a while, once", self._title)
+        return build_plan(self._vendor, self._journal, content, self._settings, timing=timing, progress=self._progress)
+
+    def _build_with_timing(self, content: bytes, key: PlanKey) -> bytes:
+        assert self._cache is not None
+        name = f"timing-{key.machine_digest}"
+        plan, timing = self._build(content, self._cache.load_side(name))
+        self._cache.store_side(name, timing)
+        return plan
+
+    def _deserialise(self, plan: bytes) -> Any:
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise BuildError(f"TensorRT does not load the plan that it built: {self._journal.reason()}")
+            raise BuildError(f"TensorRT does not load the plan: {self._journal.reason()}")
         return engine
 
     def _specs(self, fixed: FixedModel) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -12,12 +12,15 @@ from tests.gpu.device import LAZY, SimulatedGpu, Unavailable, load_simulated_gpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 NOTHING = {"device": 0, "pinned": 0, "streams": 0, "contexts": 0}
 
 
 @pytest.fixture
-def simulated_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedGpu]:
+def simulated_gpu(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[SimulatedGpu]:
     """One simulated GPU in the lazy order; the test fails if anything on it was done wrong or left behind."""
     pytest.importorskip("onnxruntime", reason="the stand-in for TensorRT runs models with it")
     try:
@@ -29,6 +32,7 @@ def simulated_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     standin.device[:] = [gpu]
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, standin)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     gpu.reset(order=LAZY)
     yield gpu
     gc.collect()

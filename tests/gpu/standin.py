@@ -243,7 +243,7 @@ class ICudaEngine:
 
     def view(self, name: str, place: tuple[int, int]) -> Any:
         memory = (ctypes.c_char * place[1]).from_address(place[0])
-        return np.ndarray(self._shapes[name], nptype(self._dtypes[name]), memory)
+        return np.ndarray(self._shapes[name], nptype(self._dtypes[name]), memoryview(memory).cast("B"))
 
     def create_execution_context(self) -> IExecutionContext | None:
         scratch = device[-1].allocate(SCRATCH_BYTES)

@@ -1,0 +1,75 @@
+"""The stand-in for TensorRT must not drift: every name and parameter that it has, a real library has too."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from typing import Any
+
+import pytest
+
+from tests.gpu import standin
+
+REAL = ("tensorrt", "tensorrt_rtx", "tensorrt_bindings")
+OWN = {"capturable", "size_of", "view", "content", "layers", "session", "engine", "say", "timing"}
+"""What the stand-in needs for itself."""
+ENUMS = {"DataType", "TensorIOMode", "LayerType", "MemoryPoolType", "NetworkDefinitionCreationFlag"}
+CLASSES = [
+    kind
+    for name, kind in vars(standin).items()
+    if inspect.isclass(kind) and kind.__module__ == standin.__name__ and name not in ENUMS
+]
+
+
+@pytest.fixture(name="real", params=REAL)
+def _real(request: pytest.FixtureRequest) -> Any:
+    try:
+        module = importlib.import_module(str(request.param))
+    except ImportError as error:
+        pytest.skip(f"{request.param} is not installed: {error}")
+    if not hasattr(module, "Builder"):
+        pytest.skip(f"{request.param} is only a stub for type checkers")
+    return module
+
+
+def parameters(doc: str) -> list[list[str]]:
+    """The parameters' names of each overload in pybind11's first lines, without self."""
+    overloads = []
+    for given in re.findall(r"^\s*(?:\d+\. )?\w+\((.*)\) ->", doc, re.MULTILINE):
+        flat = given
+        while re.search(r"\[[^\[\]]*\]", flat):
+            flat = re.sub(r"\[[^\[\]]*\]", "", flat)  # brackets belong to types
+        names = [part.split(":")[0].split("=")[0].strip() for part in flat.split(",")]
+        overloads.append([name for name in names if name.isidentifier() and name != "self"])
+    return overloads
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_methods_and_parameters(real: Any, kind: type) -> None:
+    actual = getattr(real, kind.__name__)
+    for name, member in vars(kind).items():
+        if name.startswith("_") or name in OWN or name in ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"):
+            continue
+        assert hasattr(actual, name), f"{kind.__name__}.{name} is not in {real.__name__}"
+        if inspect.isfunction(member):
+            mine = [parameter for parameter in inspect.signature(member).parameters if parameter != "self"]
+            theirs = parameters(getattr(actual, name).__doc__ or "")
+            assert any(mine == other[: len(mine)] for other in theirs), f"{kind.__name__}.{name}{mine}: {theirs}"
+
+
+@pytest.mark.parametrize("name", sorted(ENUMS))
+def test_members(real: Any, name: str) -> None:
+    actual = getattr(real, name)
+    for member in getattr(standin, name):
+        assert hasattr(actual, member.name) or member.name == "OTHER"
+
+
+def test_severities_are_in_the_same_order(real: Any) -> None:
+    logger = real.ILogger
+    assert logger.INTERNAL_ERROR <= logger.ERROR < logger.WARNING < logger.INFO < logger.VERBOSE
+
+
+def test_the_table_of_types(real: Any) -> None:
+    for dtype in standin.DataType:
+        assert real.nptype(getattr(real.DataType, dtype.name)) == standin.nptype(dtype)

@@ -21,7 +21,7 @@ LEVELS = (
     {"convert"},
     {"sources", "sinks", "enhancer"},
     {"pipeline"},
-    {"job", "image", "progress", "compare", "vmaf", "doctor", "demo"},
+    {"job", "image", "progress", "compare", "vmaf", "doctor", "demo", "plans"},
     {"cli", "__main__"},
 )
 """Rooms of `streamer`, lowest first: a module imports only from its own level or below."""

@@ -17,7 +17,7 @@ from .select import (
     engine_names,
     open_engine,
 )
-from .tensorrt import PlanCache, PlanEntry, TensorRTEngine, TensorRTRTXEngine
+from .tensorrt import PlanCache, PlanEntry, TensorRTEngine, TensorRTRTXEngine, diagnose_gpu, explain
 
 __all__ = [
     "Array",
@@ -38,7 +38,9 @@ __all__ = [
     "build_engine",
     "check_contract",
     "choose_engine",
+    "diagnose_gpu",
     "engine_names",
+    "explain",
     "for_bits",
     "open_engine",
     "scale_of",

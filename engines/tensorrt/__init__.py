@@ -5,6 +5,7 @@ Importing it loads neither; an engine loads its library when it is opened.
 
 from .build import BuildSettings, Progress
 from .cache import PlanCache, PlanEntry
+from .diagnose import diagnose_gpu, explain
 from .driver import DriverError, find_driver
 from .fp16 import to_fp16
 from .overflow import half_precision, overflowing
@@ -22,6 +23,8 @@ __all__ = [
     "Progress",
     "TensorRTEngine",
     "TensorRTRTXEngine",
+    "diagnose_gpu",
+    "explain",
     "find_driver",
     "half_precision",
     "overflowing",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
+import ctypes
+import importlib.util
 import inspect
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,15 +26,34 @@ CLASSES = [
 ]
 
 
-@pytest.fixture(name="real", params=REAL)
-def _real(request: pytest.FixtureRequest) -> Any:
-    try:
-        module = importlib.import_module(str(request.param))
-    except ImportError as error:
-        pytest.skip(f"{request.param} is not installed: {error}")
-    if not hasattr(module, "Builder"):
-        pytest.skip(f"{request.param} is only a stub for type checkers")
-    return module
+@pytest.fixture(name="real", params=REAL, scope="module")
+def _real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    name = str(request.param)
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        pytest.skip(f"{name} is not installed")
+    if name == "tensorrt_bindings" and importlib.util.find_spec("tensorrt_libs") is None:
+        stub_libraries(Path(spec.origin).with_name("tensorrt.so"), tmp_path_factory.mktemp("stubs"))
+    return importlib.import_module(name)
+
+
+def stub_libraries(bindings: Path, folder: Path) -> None:
+    """The bindings come without TensorRT's libraries, of which importing them needs only that a few functions exist."""
+    for tool in ("g++", "nm", "readelf"):
+        if not shutil.which(tool):
+            pytest.skip(f"making stub libraries for {bindings} needs {tool}")
+    symbols = [line.split()[-1] for line in told("nm", "-D", "--undefined-only", bindings).splitlines()]
+    functions = [name for name in symbols if re.fullmatch(r"(create|get|init)[A-Z]\w+", name)]
+    source = folder / "stubs.cpp"
+    source.write_text("".join(f'extern "C" void* {name}() {{ return nullptr; }}\n' for name in functions))
+    for library in re.findall(r"\[(libnv\w+\.so[.\d]*)\]", told("readelf", "-d", bindings)):
+        made = folder / library
+        told("g++", "-shared", "-fPIC", f"-Wl,-soname,{library}", source, "-o", made)
+        ctypes.CDLL(str(made), mode=ctypes.RTLD_GLOBAL)
+
+
+def told(*command: str | Path) -> str:
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout
 
 
 def parameters(doc: str) -> list[list[str]]:

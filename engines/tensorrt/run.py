@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from ..base import Engine, EngineError, SlotBuffers, TensorSpec, vendor_reason
 from ..cpu import usable_cpus
 from ..model import FixedModel, model_name, with_shapes
-from .build import BuildError, BuildSettings, build_plan
+from .build import BuildError, BuildSettings
 from .cuda import Gpu
 from .graph import NotCapturableError
-from .key import plan_key
-from .slot import InferenceRefusedError, Lanes, Slot
-from .vendor import TENSORRT, TENSORRT_RTX, Backend, Journal, load_vendor
+from .load import LoadedPlan, PlanSource
+from .slot import InferenceRefusedError, Lanes, Slot, Specs
+from .vendor import TENSORRT, TENSORRT_RTX, Backend, load_vendor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from .build import Progress
     from .cache import PlanCache
-    from .key import PlanKey
 
 log = logging.getLogger(__name__)
 
@@ -82,41 +81,37 @@ class TensorRTEngine(Engine):
         self._model, self._shapes = model, dict(shapes)
         self._title = title or model_name(model)
         self._device, self._graphs = device, graphs
-        self._settings = settings or BuildSettings()
-        self._cache = cache
-        self._progress = progress
+        self._source = PlanSource(self.backend, settings or BuildSettings(), cache, progress)
         self._wanted_slots = self.slots
         self._reset()
 
     def _reset(self) -> None:
-        self._journal = Journal()
         self._gpu: Gpu | None = None
-        self._vendor: Any = None
-        self._logger: Any = None
-        self._runtime: Any = None
-        self._engine: Any = None
+        self._plan: LoadedPlan | None = None
         self._lanes: Lanes | None = None
         self._slots: list[Slot] = []
 
     def _open(self) -> list[SlotBuffers]:
         fixed = with_shapes(self._model, self._shapes)
-        self._vendor = load_vendor(self.backend)
+        load_vendor(self.backend)  # a missing package is told before a missing GPU
         self._gpu = Gpu(self._device)
         with self._gpu.current():
-            self._engine = self._load(fixed)
-            inputs, outputs = self._specs(fixed)
+            self._plan = self._source.load(fixed.content, self._title, self._gpu.device)
+            inputs, outputs = _specs(self._plan, fixed)
             self._lanes = Lanes.make(self._gpu)
-            self._make_slots(inputs, outputs)
+            self._make_slots(self._plan, inputs, outputs)
             self._capture()
+            self._plan.keep_compiled()
         return [slot.buffers for slot in self._slots]
 
     def _submit(self, slot: int) -> None:
         assert self._gpu is not None
+        assert self._plan is not None
         with self._gpu.current():
             try:
                 self._slots[slot].submit()
             except InferenceRefusedError as error:
-                raise RuntimeError(f"{error}: {self._journal.reason()}") from None
+                raise RuntimeError(f"{error}: {self._plan.journal.reason()}") from None
 
     def _collect(self, slot: int) -> None:
         assert self._gpu is not None
@@ -133,15 +128,13 @@ class TensorRTEngine(Engine):
                     steps.callback(self._forget)
                     for slot in self._slots:
                         steps.callback(slot.release)
-                    steps.callback(self._forget_engine)
+                    if self._plan is not None:
+                        steps.callback(self._plan.release)
                     for slot in self._slots:
                         steps.callback(slot.release_context)
         except Exception as error:  # after a sticky error nothing can be freed any more
             log.warning("GPU %d: not everything was released: %s", self._device, vendor_reason(error))
         self.slots = self._wanted_slots
-
-    def _forget_engine(self) -> None:
-        self._engine = self._runtime = self._logger = None
 
     def _forget(self) -> None:
         self._slots, self._lanes = [], None
@@ -149,59 +142,9 @@ class TensorRTEngine(Engine):
     def _subject(self) -> str:
         return self._title
 
-    def _load(self, fixed: FixedModel) -> Any:
-        """The deserialised plan, from the cache if it has a good one."""
-        assert self._gpu is not None
-        self._logger = self._journal.logger(self._vendor)
-        self._runtime = self._vendor.Runtime(self._logger)
-        if self._cache is None:
-            return self._deserialise(self._build(fixed.content, b"")[0])
-        key = plan_key(self._vendor, self.backend, self._gpu.device, fixed.content, self._settings)
-        for _ in range(2):
-            plan = self._cache.fetch(key, self._title, lambda: self._build_with_timing(fixed.content, key))
-            try:
-                return self._deserialise(plan.content)
-            except BuildError as error:
-                if not plan.cached:
-                    raise
-                self._cache.discard(key, self._title, str(error))
-        raise BuildError("the cache keeps giving a plan that does not load; run: streamer engines clear")
-
-    def _build(self, content: bytes, timing: bytes) -> tuple[bytes, bytes]:
-        log.info("building a plan of %s: this takes a while, once", self._title)
-        return build_plan(self._vendor, self._journal, content, self._settings, timing=timing, progress=self._progress)
-
-    def _build_with_timing(self, content: bytes, key: PlanKey) -> bytes:
-        assert self._cache is not None
-        name = f"timing-{key.machine_digest}"
-        plan, timing = self._build(content, self._cache.load_side(name))
-        self._cache.store_side(name, timing)
-        return plan
-
-    def _deserialise(self, plan: bytes) -> Any:
-        engine = self._runtime.deserialize_cuda_engine(plan)
-        if engine is None:
-            raise BuildError(f"TensorRT does not load the plan: {self._journal.reason()}")
-        return engine
-
-    def _specs(self, fixed: FixedModel) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-        """Of inputs and outputs in the model's order, after a check that the plan has exactly these."""
-        engine = self._engine
-        names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
-        if names != {*fixed.inputs, *fixed.outputs}:
-            raise BuildError(f"the plan has the tensors {sorted(names)}, not those of the model")
-        return tuple(map(self._spec, fixed.inputs)), tuple(map(self._spec, fixed.outputs))
-
-    def _spec(self, name: str) -> TensorSpec:
-        shape = tuple(self._engine.get_tensor_shape(name))
-        dtype = np.dtype(self._vendor.nptype(self._engine.get_tensor_dtype(name)))
-        if min(shape, default=1) < 0:
-            raise BuildError(f"the shape of {name} is {list(shape)}: every size must follow from the inputs")
-        return TensorSpec(name, shape, dtype)
-
-    def _make_slots(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    def _make_slots(self, plan: LoadedPlan, inputs: Specs, outputs: Specs) -> None:
         for number in range(self.slots):
-            problem = self._make_slot(inputs, outputs)
+            problem = self._make_slot(plan, inputs, outputs)
             if problem and number == 0:  # raised here, so that it holds on to nothing of the slot's
                 raise EngineError(
                     f"the {self.name} engine cannot open {self._title}: GPU {self._device} has not enough memory for "
@@ -217,21 +160,21 @@ class TensorRTEngine(Engine):
                 )
                 break
 
-    def _make_slot(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> str:
+    def _make_slot(self, plan: LoadedPlan, inputs: Specs, outputs: Specs) -> str:
         """Make one and run it once, as TensorRT allocates some memory only then; why it has too little, or nothing."""
         assert self._gpu is not None
         assert self._lanes is not None
-        first = not self._slots
+        made = len(self._slots)
         try:
-            slot = self.slot_type(self._gpu, self._engine, self._lanes, inputs, outputs)
-            self._slots.append(slot)
-            slot.submit()
-            slot.wait()
+            self._slots.append(self.slot_type(self._gpu, plan.new_context(), self._lanes, inputs, outputs))
+            self._slots[made].submit()
+            self._slots[made].wait()
         except (MemoryError, self._gpu.pycuda.MemoryError, InferenceRefusedError) as error:
-            if first and isinstance(error, InferenceRefusedError):
-                raise RuntimeError(f"{error}: {self._journal.reason()}") from None
-            if len(self._slots) and not first and isinstance(error, InferenceRefusedError):
-                self._slots.pop().release()
+            if made == 0 and isinstance(error, InferenceRefusedError):
+                raise RuntimeError(f"{error}: {plan.journal.reason()}") from None
+            for slot in self._slots[made:]:
+                slot.release()
+            del self._slots[made:]
             return f"{_short(error)}; {self._gpu.free_bytes() >> 20} MiB are free"
         return ""
 
@@ -250,6 +193,22 @@ class TensorRTRTXEngine(TensorRTEngine):
 
     name = "tensorrt-rtx"
     backend = TENSORRT_RTX
+
+
+def _specs(plan: LoadedPlan, fixed: FixedModel) -> tuple[Specs, Specs]:
+    """Of inputs and outputs in the model's order, after a check that the plan has exactly these."""
+    engine = plan.engine
+    names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
+    if names != {*fixed.inputs, *fixed.outputs}:
+        raise BuildError(f"the plan has the tensors {sorted(names)}, not those of the model")
+
+    def spec(name: str) -> TensorSpec:
+        shape = tuple(engine.get_tensor_shape(name))
+        if min(shape, default=1) < 0:
+            raise BuildError(f"the shape of {name} is {list(shape)}: every size must follow from the inputs")
+        return TensorSpec(name, shape, np.dtype(plan.vendor.nptype(engine.get_tensor_dtype(name))))
+
+    return tuple(map(spec, fixed.inputs)), tuple(map(spec, fixed.outputs))
 
 
 def _short(error: BaseException) -> str:

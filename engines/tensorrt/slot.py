@@ -14,6 +14,8 @@ from .graph import Graph
 if TYPE_CHECKING:
     from .cuda import Gpu
 
+Specs = tuple[TensorSpec, ...]
+
 _ALIGNMENT = 256
 """Bytes that TensorRT wants every tensor's address to be a multiple of."""
 
@@ -39,7 +41,7 @@ class Lanes:
 class Block:
     """Several tensors behind each other in one piece of memory, so that one copy moves them all."""
 
-    def __init__(self, specs: tuple[TensorSpec, ...]) -> None:
+    def __init__(self, specs: Specs) -> None:
         self.offsets: dict[str, int] = {}
         self.size = 0
         self._specs = specs
@@ -65,10 +67,14 @@ class Slot:
     As a graph, all three are one launch on a stream of the slot's own; slots then overlap by their streams.
     """
 
-    def __init__(
-        self, gpu: Gpu, engine: Any, lanes: Lanes, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
-    ) -> None:
+    def __init__(self, gpu: Gpu, context: Any, lanes: Lanes, inputs: Specs, outputs: Specs) -> None:
         """Allocate everything, in the current context.
+
+        Args:
+            gpu: the device.
+            context: an execution context of this slot's own, or None if TensorRT had no memory for one.
+            lanes: shared by all slots.
+            inputs, outputs: of the network.
 
         Raises:
             MemoryError, pycuda.driver.MemoryError: not enough memory on either side.
@@ -85,7 +91,7 @@ class Slot:
         self.uploaded: Any = gpu.event()
         self.computed: Any = gpu.event()
         self.done: Any = gpu.event()
-        self._context: Any = engine.create_execution_context()
+        self._context = context
         if self._context is None:
             raise MemoryError("TensorRT has no memory for another execution context")
         up, down = Block(inputs), Block(outputs)
@@ -191,9 +197,7 @@ class Slot:
                 with contextlib.suppress(self._gpu.pycuda.Error):  # what went wrong first is told
                     stream.synchronize()
 
-    def _set_addresses(
-        self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], up: Block, down: Block
-    ) -> None:
+    def _set_addresses(self, inputs: Specs, outputs: Specs, up: Block, down: Block) -> None:
         for spec in inputs:
             if not self._context.set_input_shape(spec.name, spec.shape):
                 raise EngineError(f"TensorRT does not take {spec}: it is outside of what the plan was built for")

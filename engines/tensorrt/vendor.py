@@ -24,6 +24,8 @@ class Backend:
     distributions: tuple[str, ...]
     """What it may be called where it is installed, the usual one first."""
     install: str
+    compiles_on_device: bool = False
+    """Finishes a plan where it runs, and gives what it compiled to be kept."""
 
 
 TENSORRT = Backend(
@@ -37,6 +39,7 @@ TENSORRT_RTX = Backend(
     "tensorrt_rtx",
     ("tensorrt-rtx-cu13", "tensorrt-rtx", "tensorrt-rtx-cu12"),
     "pip install 'streamer-enhancer[rtx]'",
+    compiles_on_device=True,
 )
 
 

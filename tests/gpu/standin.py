@@ -209,6 +209,26 @@ class Runtime:
         return ICudaEngine(model)
 
 
+class IRuntimeCache:
+    def __init__(self) -> None:
+        self.content = b""
+
+    def serialize(self) -> IHostMemory:
+        return IHostMemory(self.content + b".")
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.content = bytes(blob)
+        return not self.content.startswith(b"!")
+
+
+class IRuntimeConfig:
+    def create_runtime_cache(self) -> IRuntimeCache:
+        return IRuntimeCache()
+
+    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+        return True
+
+
 class ICudaEngine:
     def __init__(self, model: bytes) -> None:
         options = ort.SessionOptions()
@@ -245,7 +265,10 @@ class ICudaEngine:
         memory = (ctypes.c_char * place[1]).from_address(place[0])
         return np.ndarray(self._shapes[name], nptype(self._dtypes[name]), memoryview(memory).cast("B"))
 
-    def create_execution_context(self) -> IExecutionContext | None:
+    def create_runtime_config(self) -> IRuntimeConfig:
+        return IRuntimeConfig()
+
+    def create_execution_context(self, runtime_config: IRuntimeConfig | None = None) -> IExecutionContext | None:
         scratch = device[-1].allocate(SCRATCH_BYTES)
         return None if scratch is None else IExecutionContext(self, scratch)
 

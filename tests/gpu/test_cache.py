@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engines import EngineError, PlanCache, TensorRTEngine, open_engine
+from engines import EngineError, PlanCache, TensorRTEngine, TensorRTRTXEngine, open_engine
 from engines.tensorrt import BuildSettings
 from engines.tensorrt.key import PlanKey
 from tests.gpu import standin
@@ -208,6 +208,17 @@ def test_a_plan_of_another_version_is_built_again(
         pass
     assert "is not usable (TensorRT does not load the plan: Serialized engine is not of this version)" in caplog.text
     assert plan in only_plan(cache).read_bytes()
+
+
+def test_what_rtx_compiled_is_kept(simulated_gpu: SimulatedGpu, cache: PlanCache) -> None:
+    for expected in (b".", b".."):
+        with TensorRTRTXEngine(tiny_model(), SHAPES, slots=1, cache=cache):
+            pass
+        (compiled,) = cache.folder.glob("runtime-*.side")
+        assert compiled.read_bytes() == expected
+    compiled.write_bytes(b"!")
+    with TensorRTRTXEngine(tiny_model(), SHAPES, slots=1, cache=cache) as engine:
+        assert engine.is_open
 
 
 def test_open_engine_uses_the_cache_of_the_user(simulated_gpu: SimulatedGpu, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tests.gpu import standin
 REAL = ("tensorrt", "tensorrt_rtx", "tensorrt_bindings")
 OWN = {"capturable", "size_of", "view", "content", "layers", "session", "engine", "say", "timing"}
 """What the stand-in needs for itself."""
+RTX_ONLY = {"IRuntimeCache", "IRuntimeConfig"}
 ENUMS = {"DataType", "TensorIOMode", "LayerType", "MemoryPoolType", "NetworkDefinitionCreationFlag"}
 CLASSES = [
     kind
@@ -70,6 +71,8 @@ def parameters(doc: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_methods_and_parameters(real: Any, kind: type) -> None:
+    if kind.__name__ in RTX_ONLY and real.__name__ != "tensorrt_rtx":
+        pytest.skip("only TensorRT for RTX has it")
     actual = getattr(real, kind.__name__)
     for name, member in vars(kind).items():
         if name.startswith("_") or name in OWN or name in ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"):

@@ -87,6 +87,4 @@ def test_the_commands_where_there_is_no_gpu(tmp_path: Path, monkeypatch: pytest.
     done = run("engines", "build", MODEL, "--size", "64x48")
     assert (done.returncode, done.stdout) == (1, "")
     assert "no engine that builds plans can run here: tensorrt: " in done.stderr
-    assert run("engines", "build", MODEL, "--size", "720p").returncode == 2
     assert run("engines", "clear").stdout.startswith("freed 0.0 MiB")
-    assert "no plans are cached in" in run("engines", "list").stdout

@@ -5,11 +5,12 @@ Importing it loads neither; an engine loads its library when it is opened.
 
 from .build import BuildSettings, Progress
 from .cache import PlanCache, PlanEntry
-from .diagnose import diagnose_gpu, explain
+from .diagnose import diagnose_gpu
 from .driver import DriverError, find_driver
 from .fp16 import to_fp16
 from .overflow import half_precision, overflowing
 from .run import TensorRTEngine, TensorRTRTXEngine
+from .symptoms import explain
 from .vendor import TENSORRT, TENSORRT_RTX, Backend
 
 __all__ = [

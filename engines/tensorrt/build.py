@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..base import EngineError
 from ..model import onnx_library
-
-if TYPE_CHECKING:
-    from .vendor import Journal
+from .vendor import Journal, started
 
 Progress = Callable[[str, int, int], None]
 """Called with a phase, the steps done in it and all its steps, on the builder's threads.
@@ -63,11 +61,12 @@ def build_plan(
         progress: hears how far it is.
 
     Raises:
+        NotStartedError: the library gives null.
         BuildError: an operator or type that TensorRT doesn't have, or float32 where the model says float16.
         BaseException: whatever `progress` raised.
     """
     logger = journal.logger(vendor)
-    builder = vendor.Builder(logger)
+    builder = started(journal, lambda: vendor.Builder(logger))
     network = builder.create_network(_network_flags(vendor))
     parser = vendor.OnnxParser(network, logger)
     if not parser.parse(model):

@@ -75,9 +75,13 @@ class Gpu:
         """A stream that doesn't wait for the legacy one, nor the legacy one for it."""
         return self.pycuda.Stream(1)
 
-    def event(self) -> Any:
-        """An event for ordering only; without a time it costs less."""
-        return self.pycuda.Event(self.pycuda.event_flags.DISABLE_TIMING)
+    def event(self, *, waited_for: bool = False) -> Any:
+        """An event for ordering only; without a time it costs less.
+
+        One that the host waits for lets the thread sleep: spinning would take a core from decoder and encoder.
+        """
+        flags = self.pycuda.event_flags
+        return self.pycuda.Event(flags.DISABLE_TIMING | (flags.BLOCKING_SYNC if waited_for else 0))
 
     def device_memory(self, size: int) -> Any:
         """`size` bytes on the device; `int()` of it is the address, `free()` gives it back."""

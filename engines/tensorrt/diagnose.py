@@ -1,51 +1,18 @@
-"""What is wrong with a GPU's software, said for people: known symptoms, what they mean, and what to do."""
+"""What is wrong with a GPU's software, part by part, said for people."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
 from typing import TYPE_CHECKING
 
-from ..base import EngineError, vendor_reason
+from ..base import vendor_reason
 from .driver import DriverError, find_driver
-from .vendor import TENSORRT, TENSORRT_RTX, Backend, Journal, load_vendor
+from .symptoms import explain
+from .vendor import TENSORRT, TENSORRT_RTX, Backend, Journal, load_vendor, started
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-SYMPTOMS = (
-    (
-        r"libcuda\.so\.1.*(No such file|cannot open)|nvcuda\.dll|dlopen libcuda",
-        "there is no NVIDIA driver: install it (580 or newer for CUDA 13 packages, 535 or newer for CUDA 12)",
-    ),
-    (r"no CUDA-capable device", "there is a driver but no GPU that it can use: check nvidia-smi and the container"),
-    (r"stub library", "libcuda.so.1 is the CUDA toolkit's stub: take its folder out of LD_LIBRARY_PATH"),
-    (
-        r"cudaError 35|error:? 35|driver version is insufficient",
-        "the driver is older than the CUDA that TensorRT was made for: update the driver, or install the cu12 package",
-    ),
-    (
-        r"factory function returned nullptr",
-        "TensorRT does not start; its log says why: usually the driver is too old, or the GPU older than Turing",
-    ),
-    (
-        r"lib(nvinfer|nvonnxparser|tensorrt)\w*\.so",
-        "TensorRT's bindings are installed without its libraries: pip install --force-reinstall tensorrt",
-    ),
-    (r"only a stub for type checkers|no attribute 'Builder'", "only tensorrt-stubs is installed: uninstall it"),
-    (r"does not load the plan|deserialize", "the plan is for another version or GPU: run streamer engines clear"),
-    (
-        r"avcodec_open2\(.*nvenc|NVENC",
-        "NVENC cannot be used: no driver or GPU, too many sessions, or a driver older than FFmpeg's headers",
-    ),
-)
-"""A pattern in what a library says, and what it means. The first that fits counts."""
-
-
-def explain(said: str) -> str:
-    """What a message of CUDA, TensorRT, pycuda or NVENC means and what to do; empty if it is not a known one."""
-    return next((meaning for pattern, meaning in SYMPTOMS if re.search(pattern, said, re.IGNORECASE)), "")
 
 
 def diagnose_gpu() -> tuple[str, ...]:
@@ -99,10 +66,6 @@ def _library(backend: Backend) -> str:
     if importlib.util.find_spec(backend.module) is None:
         return f"not installed; {backend.install}"
     journal = Journal()
-    try:
-        vendor = load_vendor(backend)
-        vendor.Builder(journal.logger(vendor))
-    except (EngineError, TypeError, RuntimeError) as error:
-        logged = f" ({'; '.join(journal.problems)})" if journal.problems else ""
-        raise RuntimeError(f"{error}{logged}") from error
+    vendor = load_vendor(backend)
+    started(journal, lambda: vendor.Builder(journal.logger(vendor)))
     return f"{vendor.__version__}, starts"

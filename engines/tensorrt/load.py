@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .build import BuildError, BuildSettings, build_plan
 from .key import plan_key
-from .vendor import Backend, Journal, load_vendor
+from .vendor import Backend, Journal, load_vendor, started
 
 if TYPE_CHECKING:
     from .build import Progress
@@ -37,6 +37,7 @@ class PlanSource:
 
         Raises:
             EngineError: the library is missing.
+            NotStartedError: the library gives null, for example because the driver is too old.
             BuildError: it can't be built, or what was built doesn't load.
             BaseException: whatever `progress` raised.
         """
@@ -51,7 +52,7 @@ class LoadedPlan:
         self.journal = Journal()
         self.vendor = load_vendor(source.backend)
         self._logger = self.journal.logger(self.vendor)
-        self._runtime: Any = self.vendor.Runtime(self._logger)
+        self._runtime: Any = started(self.journal, lambda: self.vendor.Runtime(self._logger))
         self._key = plan_key(self.vendor, source.backend, device, model, source.settings)
         self.engine: Any = self._load(model)
         """TensorRT's own object."""

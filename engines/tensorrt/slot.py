@@ -90,7 +90,7 @@ class Slot:
         self.buffers = SlotBuffers({}, {})
         self.uploaded: Any = gpu.event()
         self.computed: Any = gpu.event()
-        self.done: Any = gpu.event()
+        self.done: Any = gpu.event(waited_for=True)
         self._context = context
         if self._context is None:
             raise MemoryError("TensorRT has no memory for another execution context")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..base import EngineError
+from .symptoms import explain
 
 log = logging.getLogger(__name__)
 
@@ -91,3 +93,21 @@ class Journal:
         """The problems said since the last time, as one line."""
         said, self.problems = self.problems, []
         return "; ".join(dict.fromkeys(said)) or "it gave no reason"
+
+
+class NotStartedError(Exception):
+    """The library is there and does not start; the message says why and what to do."""
+
+
+def started(journal: Journal, make: Callable[[], Any]) -> Any:
+    """What `make` makes of the library's: a Builder or Runtime, which start it.
+
+    Raises:
+        NotStartedError: the library gave null, as it does with an old driver or GPU.
+    """
+    try:
+        return make()
+    except TypeError as error:
+        logged = "; ".join(journal.problems)
+        meaning = explain(logged) or explain(str(error))
+    raise NotStartedError(f"TensorRT does not start: {logged or 'it gave no reason'} - {meaning}")

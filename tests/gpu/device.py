@@ -129,7 +129,10 @@ def load_simulated_gpu(folder: Path) -> SimulatedGpu:
     if os.name == "nt" or not shutil.which("g++") or not shutil.which("nm"):
         raise Unavailable("building the simulated driver needs g++ and nm")
     # Loaded first and for everyone, it is the libcuda.so.1 that pycuda and cuda-bindings then find.
-    return SimulatedGpu(ctypes.CDLL(str(_built(drivers[0], folder)), mode=ctypes.RTLD_GLOBAL))
+    library = ctypes.CDLL(str(_built(drivers[0], folder)), mode=ctypes.RTLD_GLOBAL)
+    if not hasattr(ctypes.CDLL("libcuda.so.1"), "sim_reset"):
+        raise Unavailable("a real NVIDIA driver is loaded in this process; run: pytest tests/gpu")
+    return SimulatedGpu(library)
 
 
 def _built(driver: Path, folder: Path) -> Path:

@@ -91,7 +91,8 @@ class ILayer:
 
 
 class INetworkDefinition:
-    def __init__(self) -> None:
+    def __init__(self, strongly_typed: bool) -> None:
+        self.strongly_typed = strongly_typed
         self.content = b""
         self.layers: list[ILayer] = []
 
@@ -136,7 +137,7 @@ class OnnxParser:
         graph = onnx.shape_inference.infer_shapes(proto).graph
         types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
         for node in graph.node:
-            known = types.get(node.output[0], 0) in {dtype.value for dtype in DataType}
+            known = types.get(node.output[0], 0) in {dtype.value for dtype in DataType} and self._network.strongly_typed
             self._network.layers.append(ILayer(node, DataType(types[node.output[0]]) if known else DataType.FLOAT))
         self._network.content = bytes(model)
         return True
@@ -177,7 +178,7 @@ class Builder:
         self._logger = logger
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
-        return INetworkDefinition()
+        return INetworkDefinition(bool(flags >> NetworkDefinitionCreationFlag.STRONGLY_TYPED & 1))
 
     def create_builder_config(self) -> IBuilderConfig:
         return IBuilderConfig()

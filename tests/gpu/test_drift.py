@@ -16,7 +16,7 @@ import pytest
 from tests.gpu import standin
 
 REAL = ("tensorrt", "tensorrt_rtx", "tensorrt_bindings")
-OWN = {"capturable", "size_of", "view", "content", "layers", "session", "engine", "say", "timing"}
+OWN = {"capturable", "size_of", "view", "content", "layers", "session", "engine", "strongly_typed", "timing"}
 """What the stand-in needs for itself."""
 RTX_ONLY = {"IRuntimeCache", "IRuntimeConfig"}
 ENUMS = {"DataType", "TensorIOMode", "LayerType", "MemoryPoolType", "NetworkDefinitionCreationFlag"}

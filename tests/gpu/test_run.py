@@ -113,6 +113,14 @@ def test_float16_that_becomes_float32_is_an_error(simulated_gpu: SimulatedGpu, m
         TensorRTEngine(to_fp16(tiny_model()), SHAPES).open()
 
 
+def test_a_network_that_is_not_strongly_typed_is_an_error(
+    simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.tensorrt.build._network_flags", lambda vendor: 0)
+    with pytest.raises(EngineError, match="does not honour the model's types"):
+        TensorRTEngine(to_fp16(tiny_model()), SHAPES).open()
+
+
 def test_int8_is_for_the_cpu(simulated_gpu: SimulatedGpu) -> None:
     with pytest.raises(EngineError, match="tensorrt engine has no precision int8: use f16 or f32"):
         open_engine(tiny_model(), height=HEIGHT, width=WIDTH, engine="tensorrt", precision="int8")
@@ -146,6 +154,16 @@ def test_a_driver_without_a_gpu(simulated_gpu: SimulatedGpu) -> None:
 def test_a_broken_driver(simulated_gpu: SimulatedGpu, code: int, told: str) -> None:
     simulated_gpu.fail("cuInit", code)
     assert re.search(told, available_engines()[0].reason)
+
+
+def test_a_driver_that_is_too_old_for_tensorrt(simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: object, logger: standin.ILogger) -> None:
+        logger.log(standin.ILogger.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(standin.Runtime, "__init__", refuse)
+    with pytest.raises(EngineError, match=r"TensorRT does not start: .*error: 35.* - .*update the driver"):
+        TensorRTEngine(tiny_model(), SHAPES).open()
 
 
 # --- memory

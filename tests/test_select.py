@@ -102,6 +102,7 @@ def test_open_engine_for_ten_bits(kind: str) -> None:
         ({"device": 1}, "no device 1"),
         ({"bits": 17}, "8 to 16"),
         ({"engine": "tensorrt"}, "cannot run"),
+        ({"engine": "openvino", "precision": "f16"}, "no precision f16: use f32 or int8, or auto"),
         ({"model": b"no model"}, "the given model"),
     ],
 )

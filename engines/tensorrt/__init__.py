@@ -1,6 +1,7 @@
 """Networks on NVIDIA GPUs: TensorRT and TensorRT for RTX, through pycuda.
 
-Importing it loads neither; an engine loads its library when it is opened.
+Importing it loads neither; an engine loads its library when it is opened. Verified on a simulated GPU (tests/gpu) and
+by real builds without one: nothing here has ever run on a real GPU.
 """
 
 from .build import BuildSettings, Progress

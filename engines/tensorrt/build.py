@@ -171,7 +171,6 @@ def _monitor(vendor: Any, progress: Progress) -> Any:
 
         def phase_finish(self, phase_name: str) -> None:
             self._tell(phase_name, self._outer.get(phase_name, 0))
-            self._outer.pop(phase_name, None)
 
         def _tell(self, phase: str, done: int) -> None:
             if phase not in self._outer or self.raised is not None:

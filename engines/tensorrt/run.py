@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ..base import Engine, EngineError, SlotBuffers, TensorSpec, vendor_reason
 from ..cpu import usable_cpus
-from ..model import FixedModel, model_name, with_shapes
+from ..model import FixedModel, model_name, onnx_library, with_shapes
 from .build import BuildError, BuildSettings
 from .cuda import Gpu
 from .graph import NotCapturableError
@@ -202,13 +202,24 @@ def _specs(plan: LoadedPlan, fixed: FixedModel) -> tuple[Specs, Specs]:
     if names != {*fixed.inputs, *fixed.outputs}:
         raise BuildError(f"the plan has the tensors {sorted(names)}, not those of the model")
 
+    wanted = _dtypes(fixed.content)
+
     def spec(name: str) -> TensorSpec:
         shape = tuple(engine.get_tensor_shape(name))
+        dtype = np.dtype(plan.vendor.nptype(engine.get_tensor_dtype(name)))
         if min(shape, default=1) < 0:
             raise BuildError(f"the shape of {name} is {list(shape)}: every size must follow from the inputs")
-        return TensorSpec(name, shape, np.dtype(plan.vendor.nptype(engine.get_tensor_dtype(name))))
+        if dtype != wanted[name]:
+            raise BuildError(f"{name} is {dtype} in the plan and {wanted[name]} in the model")
+        return TensorSpec(name, shape, dtype)
 
     return tuple(map(spec, fixed.inputs)), tuple(map(spec, fixed.outputs))
+
+
+def _dtypes(model: bytes) -> dict[str, np.dtype[Any]]:
+    onnx = onnx_library()
+    graph, to_numpy = onnx.load_model_from_string(model).graph, onnx.helper.tensor_dtype_to_np_dtype
+    return {value.name: to_numpy(value.type.tensor_type.elem_type) for value in (*graph.input, *graph.output)}
 
 
 def _short(error: BaseException) -> str:

@@ -11,11 +11,14 @@ import pytest
 
 from engines import EngineError, TensorRTEngine, TensorRTRTXEngine, available_engines, open_engine
 from engines.tensorrt import to_fp16
+from onnx_models.cards import list_cards
 from tests.gpu import standin
 from tests.gpu.device import MEMORY, SEEDS
 from tests.pixel_models import Array, assert_close, expected, picture, tiny_model
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from engines import Engine
     from tests.gpu.device import SimulatedGpu
 
@@ -105,6 +108,25 @@ def test_open_engine_runs_in_float16_by_default(simulated_gpu: SimulatedGpu) -> 
             assert engine.precision == precision
             ticket = engine.submit({"luma": luma, "strength": np.ones(1, np.float32)})
             assert_close(engine.collect(ticket)["enhanced"], expected(luma, 1.0))
+
+
+@pytest.mark.parametrize("path", [card.path for card in list_cards()], ids=lambda path: path.stem)
+def test_shipped_models_agree_with_openvino(simulated_gpu: SimulatedGpu, path: Path) -> None:
+    luma, outputs = picture(7, 48, 64), []
+    for kind in ("tensorrt", "openvino"):
+        precision = {"tensorrt": "f16", "openvino": "f32"}[kind]
+        with open_engine(path, height=48, width=64, engine=kind, slots=1, precision=precision) as engine:
+            told = {spec.name: np.full(1, 0.5, np.float32) for spec in engine.inputs} | {"luma": luma}
+            outputs.append(engine.collect(engine.submit(told))["enhanced"].astype(int))
+    assert np.abs(outputs[0] - outputs[1]).max() <= 1
+
+
+def test_a_plan_with_other_types_than_the_model_is_an_error(
+    simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standin.ICudaEngine, "get_tensor_dtype", lambda self, name: standin.DataType.HALF)
+    with pytest.raises(EngineError, match="luma is float16 in the plan and uint8 in the model"):
+        TensorRTEngine(tiny_model(), SHAPES).open()
 
 
 def test_float16_that_becomes_float32_is_an_error(simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,10 @@ def _real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         pytest.skip(f"{name} is not installed")
     if name == "tensorrt_bindings" and importlib.util.find_spec("tensorrt_libs") is None:
         stub_libraries(Path(spec.origin).with_name("tensorrt.so"), tmp_path_factory.mktemp("stubs"))
-    return importlib.import_module(name)
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        pytest.skip(f"{name} cannot be imported here: {error}")
 
 
 def stub_libraries(bindings: Path, folder: Path) -> None:

@@ -12,10 +12,12 @@ from .select import (
     EngineChoice,
     EngineRow,
     available_engines,
+    build_engine,
     choose_engine,
     engine_names,
     open_engine,
 )
+from .tensorrt import PlanCache, PlanEntry, TensorRTEngine, TensorRTRTXEngine, diagnose_gpu, explain
 
 __all__ = [
     "Array",
@@ -25,13 +27,20 @@ __all__ = [
     "EngineRow",
     "OnnxRuntimeEngine",
     "OpenVINOEngine",
+    "PlanCache",
+    "PlanEntry",
     "SlotBuffers",
+    "TensorRTEngine",
+    "TensorRTRTXEngine",
     "TensorSpec",
     "Ticket",
     "available_engines",
+    "build_engine",
     "check_contract",
     "choose_engine",
+    "diagnose_gpu",
     "engine_names",
+    "explain",
     "for_bits",
     "open_engine",
     "scale_of",

@@ -93,7 +93,7 @@ class Engine(ABC):
         self.slots = slots
         """How many inferences may be in flight; a back end may lower it while opening."""
         self.precision = "f32"
-        """Of the convolutions: "f32" or "int8"."""
+        """Of the convolutions: "f32", "f16" or "int8"."""
         self.inputs: tuple[TensorSpec, ...] = ()
         """Known after `open`, and empty before."""
         self.outputs: tuple[TensorSpec, ...] = ()

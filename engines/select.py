@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .base import Engine, EngineError
 from .cpu import cpu_name
@@ -16,14 +15,26 @@ from .model import model_name
 from .onnxruntime import OnnxRuntimeEngine
 from .openvino import OpenVINOEngine
 from .pixels import LUMA, for_bits
+from .tensorrt import (
+    TENSORRT,
+    TENSORRT_RTX,
+    Backend,
+    BuildSettings,
+    DriverError,
+    PlanCache,
+    Progress,
+    TensorRTEngine,
+    TensorRTRTXEngine,
+    find_driver,
+    half_precision,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 AUTO = "auto"
-F32, INT8 = "f32", "int8"
-PRECISIONS = (AUTO, F32, INT8)
+F32, F16, INT8 = "f32", "f16", "int8"
+PRECISIONS = (AUTO, F32, F16, INT8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +60,23 @@ class EngineChoice:
 
 
 CpuEngine = type[OpenVINOEngine] | type[OnnxRuntimeEngine]
+GpuEngine = type[TensorRTEngine] | type[TensorRTRTXEngine]
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     name: str
     probe: Callable[[], EngineRow]
-    make: CpuEngine | None
-    """None: this version can't open it."""
+    make: CpuEngine | GpuEngine
+    precisions: tuple[str, ...]
+    """That it can be opened in; the first one is always possible."""
 
 
 def available_engines() -> tuple[EngineRow, ...]:
     """Every row of the table, in the order in which "auto" tries them.
 
-    Looks at installed packages without importing them, so it takes milliseconds.
+    Looks at installed packages without importing them, so it takes milliseconds. Only where TensorRT and pycuda are
+    both installed is the NVIDIA driver asked for its GPUs.
     """
     return tuple(entry.probe() for entry in _TABLE)
 
@@ -116,8 +130,8 @@ def open_engine(
         device: which GPU; a CPU has 0 only.
         slots: inferences in flight; by default what suits the engine.
         threads: CPU threads; by default one for each CPU this process may use.
-        precision: "f32", "int8" (see `engines.int8`), or "auto": int8 if the model was made for it
-            and the processor has the instructions.
+        precision: "f32", "int8" on a CPU (see `engines.int8`), "f16" on a GPU (see `engines.tensorrt.fp16`),
+            or "auto": f16 on a GPU, and int8 if the model was made for it and the processor has the instructions.
 
     Returns:
         The open engine. Use, and close it, on this thread.
@@ -126,34 +140,91 @@ def open_engine(
         EngineError: see `choose_engine`, `for_bits` and `Engine.open`; a size below 1; a
             device that the engine doesn't have.
     """
-    if height < 1 or width < 1:
-        raise EngineError(f"cannot open a model for {width}x{height}: use sizes of 1 or more")
-    row = choose_engine(engine).row
-    make = _entry(row.name).make
-    if make is None:  # a row must not call itself usable without one
-        raise EngineError(f"the {row.name} engine cannot be opened by this version")
-    if device != 0:
-        raise EngineError(f"the {row.name} engine runs on the CPU, which is device 0: there is no device {device}")
-    content = for_bits(model, bits)
-    chosen = _choose_precision(precision, content)
-    opened = make(
-        to_int8(content) if chosen == INT8 else content,
-        {LUMA: (1, 1, height, width)},
-        slots=slots,
-        threads=threads,
-        title=f"{model_name(model)} for {width}x{height}",
-    )
-    opened.precision = chosen
+    entry = _entry(choose_engine(engine).row.name)
+    opened = _make(entry, model, (height, width), bits, device, precision, slots=slots, threads=threads)
     opened.open()
     return opened
 
 
-def _choose_precision(wanted: str, model: bytes) -> str:
+def build_engine(
+    model: Path | bytes,
+    *,
+    height: int,
+    width: int,
+    bits: int = 8,
+    engine: str = AUTO,
+    device: int = 0,
+    precision: str = AUTO,
+    level: int | None = None,
+    progress: Progress | None = None,
+) -> EngineRow:
+    """Build the plan of a model for one picture size and this GPU, unless it is cached, and try it once.
+
+    Args:
+        model, height, width, bits, device, precision: as for `open_engine`.
+        engine: "tensorrt", "tensorrt-rtx", or "auto" for the first of them that can run here.
+        level: of optimisation, 0 to 5; by default the library's.
+        progress: hears how far it is, and may raise to cancel; then the same is raised here.
+
+    Returns:
+        The engine that it was built for.
+
+    Raises:
+        EngineError: as `open_engine`; an engine that builds nothing.
+    """
+    rows = [row for row in available_engines() if F16 in _entry(row.name).precisions]
+    usable = [row.name for row in rows if row.usable]
+    if engine == AUTO and not usable:
+        raise EngineError(
+            f"no engine that builds plans can run here: {'; '.join(f'{r.name}: {r.reason}' for r in rows)}"
+        )
+    row = choose_engine(usable[0] if engine == AUTO else engine).row
+    if F16 not in _entry(row.name).precisions:
+        raise EngineError(f"the {row.name} engine builds no plans: use {' or '.join(each.name for each in rows)}")
+    given = {"settings": BuildSettings(level=level), "progress": progress}
+    with _make(_entry(row.name), model, (height, width), bits, device, precision, slots=1, **given):
+        return row
+
+
+def _make(
+    entry: _Entry,
+    model: Path | bytes,
+    size: tuple[int, int],
+    bits: int,
+    device: int,
+    precision: str,
+    **settings: Any,
+) -> Engine:
+    height, width = size
+    if height < 1 or width < 1:
+        raise EngineError(f"cannot open a model for {width}x{height}: use sizes of 1 or more")
+    on_gpu = F16 in entry.precisions
+    if device != 0 and not on_gpu:
+        raise EngineError(f"the {entry.name} engine runs on the CPU, which is device 0: there is no device {device}")
+    content = for_bits(model, bits)
+    chosen = _choose_precision(precision, content, entry)
+    if on_gpu:
+        settings |= {"device": device, "cache": PlanCache()}
+    if chosen == F16:
+        content = half_precision(content, settings["cache"])
+    elif chosen == INT8:
+        content = to_int8(content)
+    title = f"{model_name(model)} for {width}x{height}"
+    made = entry.make(content, {LUMA: (1, 1, height, width)}, title=title, **settings)
+    made.precision = chosen
+    return made
+
+
+def _choose_precision(wanted: str, model: bytes, entry: _Entry) -> str:
     if wanted not in PRECISIONS:
         raise EngineError(f"there is no precision {wanted!r}: use {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
-    if wanted != AUTO:
-        return wanted
-    return INT8 if cpu_has_int8() and can_int8(model) else F32
+    if wanted == AUTO:
+        return INT8 if INT8 in entry.precisions and cpu_has_int8() and can_int8(model) else entry.precisions[0]
+    if wanted not in entry.precisions:
+        raise EngineError(
+            f"the {entry.name} engine has no precision {wanted}: use {' or '.join(entry.precisions)}, or auto"
+        )
+    return wanted
 
 
 def _entry(name: str) -> _Entry:
@@ -178,23 +249,28 @@ def _probe_cpu(name: str, distributions: tuple[str, ...], fix: str) -> EngineRow
 
 
 def _probe_tensorrt() -> EngineRow:
-    return _probe_gpu("tensorrt", "tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"))
+    return _probe_gpu(TENSORRT)
 
 
 def _probe_tensorrt_rtx() -> EngineRow:
-    distributions = ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
-    return _probe_gpu("tensorrt-rtx", "tensorrt_rtx", distributions)
+    return _probe_gpu(TENSORRT_RTX)
 
 
-def _probe_gpu(name: str, module: str, distributions: tuple[str, ...]) -> EngineRow:
-    installed = _importable(module)
-    package = f"the package {name} is {'' if installed else 'not '}installed"
-    driver = f"{'an' if _has_nvidia_driver() else 'no'} NVIDIA driver was found"
-    reason = (
-        f"this version of streamer-enhancer has no {name} engine yet, so there is nothing to install for it; "
-        f"use openvino or onnxruntime (here, {package} and {driver})"
-    )
-    return EngineRow(name, False, reason, _version(distributions) if installed else None)
+def _probe_gpu(backend: Backend) -> EngineRow:
+    installed = _importable(backend.module)
+    version = _version(backend.distributions) if installed else None
+    missing = [name for name in (backend.module, "pycuda") if not _importable(name)]
+    if missing:
+        what = f"the package {missing[0]} is" if len(missing) == 1 else f"the packages {' and '.join(missing)} are"
+        reason = f"{what} not installed; on a machine with an NVIDIA GPU, run: {backend.install}"
+        return EngineRow(backend.name, False, reason, version)
+    try:
+        driver = find_driver()
+    except DriverError as error:
+        return EngineRow(backend.name, False, str(error), version)
+    names = ", ".join(f"{number}: {name}" for number, name in enumerate(driver.devices))
+    reason = f"runs on the GPU in float16 ({names}; the driver has CUDA {driver.cuda})"
+    return EngineRow(backend.name, True, reason, version or "unknown", driver.devices[0])
 
 
 def _importable(module: str) -> bool:
@@ -212,19 +288,10 @@ def _version(distributions: tuple[str, ...]) -> str | None:
     return None
 
 
-def _has_nvidia_driver() -> bool:
-    """Whether the driver's library can be loaded; that starts nothing on the GPU."""
-    try:
-        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return False
-    return True
-
-
 # In order of preference. A new engine is one file, one row here and one entry in its tests.
 _TABLE = (
-    _Entry("tensorrt", _probe_tensorrt, None),
-    _Entry("tensorrt-rtx", _probe_tensorrt_rtx, None),
-    _Entry("openvino", _probe_openvino, OpenVINOEngine),
-    _Entry("onnxruntime", _probe_onnxruntime, OnnxRuntimeEngine),
+    _Entry("tensorrt", _probe_tensorrt, TensorRTEngine, (F16, F32)),
+    _Entry("tensorrt-rtx", _probe_tensorrt_rtx, TensorRTRTXEngine, (F16, F32)),
+    _Entry("openvino", _probe_openvino, OpenVINOEngine, (F32, INT8)),
+    _Entry("onnxruntime", _probe_onnxruntime, OnnxRuntimeEngine, (F32, INT8)),
 )

@@ -78,7 +78,7 @@ LevelOption = Annotated[
 NoiseOption = Annotated[
     Any, typer.Option(parser=_level, metavar="LEVEL", help="How noisy INPUT is, 0 (clean) to 1, or auto: measure it.")
 ]
-PrecisionOption = Annotated[str, typer.Option(help="f32, int8, or auto: int8 where model and processor allow it.")]
+PrecisionOption = Annotated[str, typer.Option(help="f32, int8 (CPU), f16 (GPU), or auto: the fastest.")]
 
 
 @app.callback()
@@ -261,12 +261,49 @@ def models_verify() -> None:
 
 @engines_app.command("list")
 def engines_list() -> None:
-    """Which engines can run here, in order of preference, and why."""
+    """Which engines can run here, in order of preference, and why; and which plans are cached."""
 
     def run() -> None:
+        from streamer import plans
         from streamer.doctor import engine_table
 
         typer.echo(engine_table())
+        typer.echo(plans.table())
+
+    _guarded(run, LogLevel.warning)
+
+
+@engines_app.command("build")
+def engines_build(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    size: Annotated[str, typer.Option(metavar="WxH", help="Of the input's frames, such as 1280x720.")],
+    bits: Annotated[int, typer.Option(help="Of the input's pixels, 8 to 16.")] = 8,
+    engine: Annotated[str, typer.Option(help="auto, tensorrt or tensorrt-rtx.")] = "auto",
+    device: Annotated[int, typer.Option(help="Which GPU, where there are several.")] = 0,
+    precision: Annotated[str, typer.Option(help="f16, f32, or auto: f16.")] = "auto",
+    opt_level: Annotated[int | None, typer.Option(help="0 builds fast, 5 runs fast; default: the library's.")] = None,
+    log_level: LogLevelOption = LogLevel.warning,
+) -> None:
+    """Build a model's plan for this GPU now, so that the first job starts at once. Ctrl-C cancels."""
+
+    def run() -> None:
+        from streamer import plans
+
+        typer.echo(
+            plans.build(model, size, bits=bits, engine=engine, device=device, precision=precision, level=opt_level)
+        )
+
+    _guarded(run, log_level)
+
+
+@engines_app.command("clear")
+def engines_clear() -> None:
+    """Delete all cached plans."""
+
+    def run() -> None:
+        from streamer import plans
+
+        typer.echo(plans.clear())
 
     _guarded(run, LogLevel.warning)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+from fractions import Fraction
 from importlib import metadata
+from typing import Any
 
 import av
 
@@ -13,13 +15,14 @@ import streamer
 from onnx_models.cards import CardError, list_cards, verify
 from streamer.sinks.codecs import CODECS
 
+_NVENC_SIZE = (256, 256)
 _PACKAGES = ("av", "numpy", "onnx", "opencv-python-headless", "openvino", "onnxruntime", "imageio-ffmpeg")
 
 
 def report() -> str:
     """The whole report as text."""
-    sections = {"machine": _machine(), "packages": _packages(), "engines": engine_table(), "models": _models()}
-    sections["encoders"] = _encoders()
+    sections = {"machine": _machine(), "packages": _packages(), "engines": engine_table()}
+    sections |= {"NVIDIA GPU": "\n".join(engines.diagnose_gpu()), "models": _models(), "encoders": _encoders()}
     return "\n\n".join(f"{title}\n{_indented(text)}" for title, text in sections.items())
 
 
@@ -68,12 +71,22 @@ def _encoders() -> str:
     lines = []
     for name, encoders in CODECS.items():
         built = [encoder for encoder in encoders if encoder in av.codecs_available]
-        lines.append(f"{name}: {', '.join(built) or 'not in this FFmpeg build'}{_nvenc_note(name)}")
+        notes = (f"{encoder}{_nvenc_note(encoder)}" for encoder in built)
+        lines.append(f"{name}: {', '.join(notes) or 'not in this FFmpeg build'}")
     return "\n".join(lines)
 
 
 def _nvenc_note(name: str) -> str:
-    return " (needs an NVIDIA GPU and driver at run time)" if "nvenc" in name else ""
+    """Whether a GPU's encoder really opens; others need nothing but FFmpeg."""
+    if "nvenc" not in name:
+        return ""
+    encoder: Any = av.CodecContext.create(name, "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = (*_NVENC_SIZE, "yuv420p", Fraction(1, 25))
+    try:
+        encoder.open()
+    except (OSError, ValueError) as error:
+        return f" (not here: {engines.explain(str(error)) or error})"
+    return " (works here)"
 
 
 def _indented(text: str) -> str:

@@ -46,7 +46,7 @@ class EnhanceStage:
 
     A conditioned model is told how degraded the stream is by compression (`level`) and by its sensor (`noise`), each
     from 0 (clean) to 1 (heavy), or None to measure it. Raises UsageError for numbers out of range, and for one given to
-    a model that takes none. `precision` is "f32", "int8" or "auto", as `engines.open_engine` has it.
+    a model that takes none. `precision` is "f32", "f16", "int8" or "auto", as in `engines.open_engine`.
     """
 
     name = "enhance"

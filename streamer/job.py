@@ -114,12 +114,12 @@ def enhance(
     `model` is a card's name, "auto" (the smallest network for streams that enlarges by `scale`, default 2) or "none"
     (transcode only);
     `level` and `noise` tell a conditioned model how compressed and how noisy the input is, 0 (clean) to 1 (heavy), or
-    "auto" to measure it; `precision` is "f32", "int8" or "auto" (int8 where model and processor allow it);
-    `start` and `duration` are seconds, `fps` is the frame rate of a numbered sequence. `on_progress` is called after
-    every frame on the pipeline's deliver thread. On KeyboardInterrupt the outputs are finished with the frames so far;
-    the summary is then the exception's `summary` attribute. Raises StreamerError (UsageError for bad arguments),
-    CardError or EngineError; then no output is left behind, but if the input fails on the way, the outputs are finished
-    with the frames before.
+    "auto" to measure it; `precision` is "f32", "f16" (GPU), "int8" (CPU) or "auto" (f16 on a GPU, int8 where model
+    and processor allow it); `start` and `duration` are seconds, `fps` is the frame rate of a numbered sequence.
+    `on_progress` is called after every frame on the pipeline's deliver thread. On KeyboardInterrupt the outputs are
+    finished with the frames so far; the summary is then the exception's `summary` attribute. Raises StreamerError
+    (UsageError for bad arguments), CardError or EngineError; then no output is left behind, but if the input fails on
+    the way, the outputs are finished with the frames before.
     """
     targets = [outputs] if isinstance(outputs, (str, bytes, os.PathLike)) else list(outputs)
     names = [os.fsdecode(target) for target in targets]

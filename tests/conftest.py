@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.gpu.fixtures import simulated_gpu as simulated_gpu
+
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(caplog: pytest.LogCaptureFixture) -> Iterator[None]:

@@ -21,7 +21,7 @@ LEVELS = (
     {"convert"},
     {"sources", "sinks", "enhancer"},
     {"pipeline"},
-    {"job", "image", "progress", "compare", "flicker", "vmaf", "doctor", "demo"},
+    {"job", "image", "progress", "compare", "flicker", "vmaf", "doctor", "demo", "plans"},
     {"cli", "__main__"},
 )
 """Rooms of `streamer`, lowest first: a module imports only from its own level or below."""
@@ -67,7 +67,7 @@ def test_streamer(path: Path) -> None:
     assert not uses(names, "benchmarks") | uses(names, "tests")
     assert uses(names, "engines") <= {"engines"}
     assert uses(names, "onnx_models") <= {"onnx_models.cards", "onnx_models.level", "onnx_models.quantiser"}
-    for vendor in ("openvino", "onnxruntime", "tensorrt", "pycuda", "onnx", "torch"):
+    for vendor in ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "cuda", "onnx", "torch"):
         assert not uses(names, vendor)
     room = path.relative_to(ROOT / "streamer").parts[0].removesuffix(".py")
     if room == "__init__":
@@ -83,10 +83,11 @@ def test_engines(path: Path) -> None:
     names = imports(path)
     for package in ("streamer", "onnx_models", "benchmarks", "tests", "av", "cv2", "torch"):
         assert not uses(names, package)
-    vendors = {"openvino", "onnxruntime", "tensorrt", "pycuda"}
+    vendors = {"openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "cuda"}
     top = {name.split(".")[0] for name in imports(path, top_level_only=True)}
     assert not top & (vendors | {"onnx"}), "vendor libraries are imported lazily"
-    for vendor in vendors - {path.stem}:
+    own = {"tensorrt", "tensorrt_rtx", "pycuda", "cuda"} if path.parent.name == "tensorrt" else {path.stem}
+    for vendor in vendors - own:
         assert not uses(names, vendor)
 
 

@@ -85,7 +85,7 @@ def test_wrong_peaks_are_refused(peaks: str) -> None:
 
 
 def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(EngineError, match="no precision 'bf16': use auto, f32 or int8"):
+    with pytest.raises(EngineError, match="no precision 'bf16': use auto, f32, f16 or int8"):
         engines.open_engine(tiny_proto().SerializeToString(), height=HEIGHT, width=WIDTH, precision="bf16")
 
 

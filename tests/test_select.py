@@ -68,9 +68,11 @@ def test_no_engine_at_all_gives_every_reason(monkeypatch: pytest.MonkeyPatch) ->
         choose_engine()
 
 
-@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
-def test_tensorrt_rows_say_what_is_missing(name: str) -> None:
-    with pytest.raises(EngineError, match=f"no {name} engine yet.*use openvino or onnxruntime"):
+@pytest.mark.parametrize(("name", "extra"), [("tensorrt", "gpu"), ("tensorrt-rtx", "rtx")])
+def test_gpu_rows_say_which_package_is_missing(monkeypatch: pytest.MonkeyPatch, name: str, extra: str) -> None:
+    for module in ("pycuda", name.replace("-", "_")):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(EngineError, match=rf"packages tensorrt.* and pycuda are not installed.*enhancer\[{extra}\]"):
         choose_engine(name)
 
 
@@ -100,6 +102,7 @@ def test_open_engine_for_ten_bits(kind: str) -> None:
         ({"device": 1}, "no device 1"),
         ({"bits": 17}, "8 to 16"),
         ({"engine": "tensorrt"}, "cannot run"),
+        ({"engine": "openvino", "precision": "f16"}, "no precision f16: use f32 or int8, or auto"),
         ({"model": b"no model"}, "the given model"),
     ],
 )
@@ -137,6 +140,6 @@ def test_openvino_reports_to_nobody(tmp_path: Path) -> None:
 
 
 def test_public_names_are_the_exported_ones() -> None:
-    submodules = {"base", "cpu", "int8", "model", "onnxruntime", "openvino", "pixels", "select"}
+    submodules = {"base", "cpu", "int8", "model", "onnxruntime", "openvino", "pixels", "select", "tensorrt"}
     public = {name for name in vars(engines) if not name.startswith("_")} - submodules
     assert public == set(engines.__all__)

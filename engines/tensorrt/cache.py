@@ -1,0 +1,223 @@
+"""The cache of plans, in a folder of the user's: building one takes from seconds to minutes.
+
+A plan is executable code, so it is only ever read from a folder and a file that belong to the user and that nobody else
+may write to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import stat
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .lock import process_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .key import PlanKey
+
+log = logging.getLogger(__name__)
+
+LIMIT_BYTES = 2 << 30
+_MAGIC = b"streamer plan 1\n"
+_PLAN, _SIDE = ".plan", ".side"
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A plan, and where it came from."""
+
+    content: bytes
+    cached: bool
+    """Not just built."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanEntry:
+    """One cached plan."""
+
+    title: str
+    """Model and picture size."""
+    backend: str
+    gpu: str
+    size_bytes: int
+    age_s: float
+    """Since it was last used."""
+
+
+class _UnusableError(Exception):
+    """A file is not the plan it should be, and why."""
+
+
+class PlanCache:
+    """Plans by their keys. Any number of processes may use one folder at the same time."""
+
+    def __init__(self, folder: Path | None = None, limit_bytes: int = LIMIT_BYTES) -> None:
+        """Store the settings.
+
+        Args:
+            folder: made when the first plan is kept; by default in the user's cache folder.
+            limit_bytes: of all plans together; those not used for longest make room for new ones.
+        """
+        self.folder = folder or _default_folder()
+        self._limit_bytes = limit_bytes
+
+    def fetch(self, key: PlanKey, title: str, build: Callable[[], bytes]) -> Plan:
+        """The plan with this key; if there is none, or a damaged or foreign one, what `build` makes.
+
+        A second process that asks for the same plan meanwhile waits, and gets it from here. If the plan can't be kept,
+        for example because the disk is full, a warning says so and it is used all the same.
+
+        Raises whatever `build` raises; nothing is kept then.
+        """
+        with contextlib.ExitStack() as held:
+            try:
+                self._prepare_folder()
+                held.enter_context(process_lock(self.folder / f"{key.digest}.lock", title))
+            except (OSError, _UnusableError) as error:
+                log.warning("plans are not kept in %s: %s", self.folder, error)
+                return Plan(build(), cached=False)
+            content = self._load(key, title)
+            if content is not None:
+                return Plan(content, cached=True)
+            content = build()
+            self._store(key, title, content)
+            return Plan(content, cached=False)
+
+    def discard(self, key: PlanKey, title: str, reason: str) -> None:
+        """Forget a plan that turned out to be unusable."""
+        log.warning("the cached plan of %s is not usable (%s): it is built again", title, reason)
+        self._path(key).unlink(missing_ok=True)
+
+    def load_side(self, name: str) -> bytes:
+        """A file that makes builds or starts faster, such as the timing cache; empty if there is none."""
+        path = self.folder / f"{name}{_SIDE}"
+        try:
+            _check_owner(path)
+            return path.read_bytes()
+        except (OSError, _UnusableError):
+            return b""
+
+    def store_side(self, name: str, content: bytes) -> None:
+        """Keep such a file, if that is possible; the last writer wins."""
+        if content:
+            with contextlib.suppress(OSError, _UnusableError):  # it only costs time
+                self._prepare_folder()
+                _replace(self.folder / f"{name}{_SIDE}", content)
+
+    def entries(self) -> list[PlanEntry]:
+        """All readable plans, the one used last first."""
+        found, now = [], time.time()
+        for path in self._plans():
+            with contextlib.suppress(OSError, _UnusableError), path.open("rb") as file:
+                head = _read_head(file)
+                about, parts = path.stat(), head["key"]
+                age_s = max(0.0, now - about.st_mtime)
+                found.append(PlanEntry(head["title"], parts["backend"], parts["gpu"], about.st_size, age_s))
+        return sorted(found, key=lambda entry: entry.age_s)
+
+    def clear(self) -> int:
+        """Delete everything; how many bytes that freed."""
+        freed = 0
+        if self.folder.is_dir():
+            for path in [*self.folder.glob(f"*{_PLAN}"), *self.folder.glob(f"*{_SIDE}"), *self.folder.glob("*.lock")]:
+                with contextlib.suppress(OSError):
+                    freed += path.stat().st_size
+                    path.unlink()
+        return freed
+
+    def _load(self, key: PlanKey, title: str) -> bytes | None:
+        path = self._path(key)
+        try:
+            _check_owner(path)
+            with path.open("rb") as file:
+                head, content = _read_head(file), file.read()
+            if head["key"] != key.parts:
+                raise _UnusableError("it was made for something else")
+            if hashlib.sha256(content).hexdigest() != head["sha256"]:
+                raise _UnusableError("it is damaged")
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        except (OSError, _UnusableError) as error:
+            self.discard(key, title, str(error))
+            return None
+        return content
+
+    def _store(self, key: PlanKey, title: str, content: bytes) -> None:
+        head = {"title": title, "sha256": hashlib.sha256(content).hexdigest(), "key": key.parts}
+        path = self._path(key)
+        try:
+            _replace(path, _MAGIC + json.dumps(head).encode() + b"\n" + content)
+        except OSError as error:
+            log.warning("the plan of %s is not kept in %s: %s", title, self.folder, error.strerror or error)
+            return
+        total = path.stat().st_size
+        for older in sorted(self._plans(), key=_last_use, reverse=True):
+            if older == path:
+                continue
+            total += older.stat().st_size
+            if total > self._limit_bytes:
+                log.info("the cache of plans is full: %s is deleted", older.name)
+                older.unlink(missing_ok=True)
+
+    def _plans(self) -> list[Path]:
+        return list(self.folder.glob(f"*{_PLAN}")) if self.folder.is_dir() else []
+
+    def _path(self, key: PlanKey) -> Path:
+        return self.folder / f"{key.digest}{_PLAN}"
+
+    def _prepare_folder(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_owner(self.folder)
+
+
+def _read_head(file: Any) -> dict[str, Any]:
+    if file.readline() != _MAGIC:
+        raise _UnusableError("it is no plan of this program")
+    try:
+        head = json.loads(file.readline())
+        return {"title": head["title"], "sha256": head["sha256"], "key": dict(head["key"])}
+    except (ValueError, KeyError, TypeError):
+        raise _UnusableError("it is damaged") from None
+
+
+def _check_owner(path: Path) -> None:
+    """Whoever may write a plan may run code as the user who loads it."""
+    about = path.stat()
+    if sys.platform != "win32" and (about.st_uid != os.getuid() or about.st_mode & _OTHERS_MAY_WRITE):
+        raise _UnusableError(f"{path} belongs to, or may be written by, someone else")
+
+
+def _last_use(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write all of it or nothing."""
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+
+
+def _default_folder() -> Path:
+    named = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
+    return (Path(named) if named else Path.home() / ".cache") / "streamer-enhancer" / "plans"

@@ -1,0 +1,127 @@
+"""A loaded plan: from the cache or just built, with the library's objects that live as long as it does."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .build import BuildError, BuildSettings, build_plan
+from .key import plan_key
+from .vendor import Backend, Journal, load_vendor, started
+
+if TYPE_CHECKING:
+    from .build import Progress
+    from .cache import PlanCache
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSource:
+    """How to come by a plan."""
+
+    backend: Backend
+    settings: BuildSettings
+    cache: PlanCache | None
+    """None: every opening builds its own."""
+    progress: Progress | None
+
+    def load(self, model: bytes, title: str, device: Any) -> LoadedPlan:
+        """The plan of a model for this device, ready to run, in the current context.
+
+        Args:
+            model: an ONNX file's content with fixed shapes.
+            title: what messages call it.
+            device: of pycuda.
+
+        Raises:
+            EngineError: the library is missing.
+            NotStartedError: the library gives null, for example because the driver is too old.
+            BuildError: it can't be built, or what was built doesn't load.
+            BaseException: whatever `progress` raised.
+        """
+        return LoadedPlan(self, model, title, device)
+
+
+class LoadedPlan:
+    """TensorRT's engine for one model, and what makes execution contexts for it. One thread makes, uses and ends it."""
+
+    def __init__(self, source: PlanSource, model: bytes, title: str, device: Any) -> None:
+        self._source, self._title = source, title
+        self.journal = Journal()
+        self.vendor = load_vendor(source.backend)
+        self._logger = self.journal.logger(self.vendor)
+        self._runtime: Any = started(self.journal, lambda: self.vendor.Runtime(self._logger))
+        self._key = plan_key(self.vendor, source.backend, device, model, source.settings)
+        self.engine: Any = self._load(model)
+        """TensorRT's own object."""
+        self._config, self._compiled = self._runtime_cache()
+
+    def new_context(self) -> Any:
+        """An execution context, or None if there is no memory for it."""
+        if self._config is None:
+            return self.engine.create_execution_context()
+        return self.engine.create_execution_context(self._config)
+
+    def keep_compiled(self) -> None:
+        """Keep what TensorRT for RTX compiled on this GPU, so that the next start is faster. After the first runs."""
+        if self._compiled is not None and self._source.cache is not None:
+            self._source.cache.store_side(f"runtime-{self._key.digest}", bytes(self._compiled.serialize()))
+
+    def release(self) -> None:
+        """After all execution contexts, before the device's context."""
+        self._config = self._compiled = None
+        self.engine = None
+        self._runtime = None
+        self._logger = None
+
+    def _load(self, model: bytes) -> Any:
+        cache = self._source.cache
+        if cache is None:
+            return self._deserialise(self._build(model, b"")[0])
+        for _ in range(2):
+            plan = cache.fetch(self._key, self._title, lambda: self._build_with_timing(cache, model))
+            try:
+                return self._deserialise(plan.content)
+            except BuildError as error:
+                if not plan.cached:
+                    raise
+                cache.discard(self._key, self._title, str(error))
+        raise BuildError("the cache keeps giving a plan that does not load; run: streamer engines clear")
+
+    def _build(self, model: bytes, timing: bytes) -> tuple[bytes, bytes]:
+        log.warning("building a plan of %s: this takes a while, once", self._title)
+        source = self._source
+        return build_plan(self.vendor, self.journal, model, source.settings, timing=timing, progress=source.progress)
+
+    def _build_with_timing(self, cache: PlanCache, model: bytes) -> bytes:
+        name = f"timing-{self._key.machine_digest}"
+        plan, timing = self._build(model, cache.load_side(name))
+        cache.store_side(name, timing)
+        return plan
+
+    def _deserialise(self, plan: bytes) -> Any:
+        engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise BuildError(f"TensorRT does not load the plan: {self.journal.reason()}{self._validity(plan)}")
+        return engine
+
+    def _validity(self, plan: bytes) -> str:
+        """What TensorRT for RTX finds wrong with a plan; the others don't say."""
+        if not hasattr(self._runtime, "get_engine_validity"):
+            return ""
+        validity, diagnostics = self._runtime.get_engine_validity(plan)
+        return f" ({validity}, {diagnostics})"
+
+    def _runtime_cache(self) -> tuple[Any, Any]:
+        if not self._source.backend.compiles_on_device:
+            return None, None
+        config = self.engine.create_runtime_config()
+        compiled = config.create_runtime_cache()
+        if self._source.cache is not None:
+            known = self._source.cache.load_side(f"runtime-{self._key.digest}")
+            if known and not compiled.deserialize(known):
+                log.info("what was compiled for %s is of another version, and is compiled again", self._title)
+        config.set_runtime_cache(compiled)
+        return config, compiled

@@ -1,0 +1,324 @@
+"""A stand-in for TensorRT's Python module: what the engine uses of it, on the simulated GPU.
+
+A plan holds the ONNX model itself. `execute_async_v3` enqueues a kernel that copies the inputs out of device memory,
+runs the model with ONNX Runtime, and copies the outputs back when the stream comes to it.
+Names and parameters are those of the real bindings, held by `tests/gpu/test_drift.py`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+if TYPE_CHECKING:
+    from tests.gpu.device import SimulatedGpu
+
+__version__ = "11.4.0"
+
+MAGIC = b"stand-in plan\0"
+SCRATCH_BYTES = 1 << 20
+device: list[SimulatedGpu] = []
+"""The simulated GPU, set by the fixture that puts this module in TensorRT's place."""
+ort.set_default_logger_severity(4)
+
+
+class DataType(enum.Enum):
+    FLOAT = onnx.TensorProto.FLOAT
+    HALF = onnx.TensorProto.FLOAT16
+    INT64 = onnx.TensorProto.INT64
+    UINT8 = onnx.TensorProto.UINT8
+
+
+class TensorIOMode(enum.IntEnum):
+    NONE, INPUT, OUTPUT = range(3)
+
+
+class LayerType(enum.Enum):
+    CONVOLUTION = "Conv"
+    OTHER = ""
+
+
+class MemoryPoolType(enum.Enum):
+    WORKSPACE = 0
+
+
+class NetworkDefinitionCreationFlag(enum.IntEnum):
+    STRONGLY_TYPED = 1
+
+
+def nptype(trt_type: DataType) -> type[np.generic]:
+    found: type[np.generic] = onnx.helper.tensor_dtype_to_np_dtype(trt_type.value).type
+    return found
+
+
+class ILogger:
+    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+    def log(self, severity: int, msg: str) -> None:
+        raise NotImplementedError
+
+
+class IProgressMonitor:
+    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        raise NotImplementedError
+
+    def step_complete(self, phase_name: str, step: int) -> bool:
+        raise NotImplementedError
+
+    def phase_finish(self, phase_name: str) -> None:
+        raise NotImplementedError
+
+
+class ITensor:
+    def __init__(self, dtype: DataType) -> None:
+        self.dtype = dtype
+
+
+class ILayer:
+    def __init__(self, node: onnx.NodeProto, dtype: DataType) -> None:
+        self.type = LayerType.CONVOLUTION if node.op_type == "Conv" else LayerType.OTHER
+        self._output = ITensor(dtype)
+
+    def get_output(self, index: int) -> ITensor:
+        return self._output
+
+
+class INetworkDefinition:
+    def __init__(self, strongly_typed: bool) -> None:
+        self.strongly_typed = strongly_typed
+        self.content = b""
+        self.layers: list[ILayer] = []
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    def get_layer(self, index: int) -> ILayer:
+        return self.layers[index]
+
+
+class ParserError:
+    def __init__(self, operator: str, name: str) -> None:
+        self._operator, self._name = operator, name
+
+    def desc(self) -> str:
+        return f"No importer registered for op: {self._operator}"
+
+    def node_operator(self) -> str:
+        return self._operator
+
+    def node_name(self) -> str:
+        return self._name
+
+
+class OnnxParser:
+    def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
+        self._network, self._errors = network, list[ParserError]()
+
+    @property
+    def num_errors(self) -> int:
+        return len(self._errors)
+
+    def get_error(self, index: int) -> ParserError:
+        return self._errors[index]
+
+    def parse(self, model: bytes, path: str | None = None) -> bool:
+        proto = onnx.load_model_from_string(bytes(model))
+        self._errors = [ParserError(node.op_type, node.name) for node in proto.graph.node if node.domain]
+        if self._errors:
+            return False
+        graph = onnx.shape_inference.infer_shapes(proto).graph
+        types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+        for node in graph.node:
+            known = types.get(node.output[0], 0) in {dtype.value for dtype in DataType} and self._network.strongly_typed
+            self._network.layers.append(ILayer(node, DataType(types[node.output[0]]) if known else DataType.FLOAT))
+        self._network.content = bytes(model)
+        return True
+
+
+class IHostMemory(bytes):
+    """The real one has the buffer interface too."""
+
+
+class ITimingCache:
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def serialize(self) -> IHostMemory:
+        return IHostMemory(self._content + b".")
+
+
+class IBuilderConfig:
+    def __init__(self) -> None:
+        self.builder_optimization_level = 3
+        self.max_aux_streams = 0
+        self.progress_monitor: IProgressMonitor | None = None
+        self.timing: ITimingCache | None = None
+
+    def set_memory_pool_limit(self, pool: MemoryPoolType, pool_size: int) -> None:
+        pass
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache | None:
+        return None if serialized_timing_cache.startswith(b"!") else ITimingCache(bytes(serialized_timing_cache))
+
+    def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
+        self.timing = cache
+        return True
+
+
+class Builder:
+    def __init__(self, logger: ILogger) -> None:
+        self._logger = logger
+
+    def create_network(self, flags: int = 0) -> INetworkDefinition:
+        return INetworkDefinition(bool(flags >> NetworkDefinitionCreationFlag.STRONGLY_TYPED & 1))
+
+    def create_builder_config(self) -> IBuilderConfig:
+        return IBuilderConfig()
+
+    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
+        monitor, steps = config.progress_monitor, max(network.num_layers, 1)
+        if monitor:
+            monitor.phase_start("Building", None, steps)
+        for step in range(steps):
+            if monitor and not monitor.step_complete("Building", step):
+                self._logger.log(ILogger.ERROR, "the build was cancelled")
+                return None
+        if monitor:
+            monitor.phase_finish("Building")
+        head = json.dumps({"version": __version__, "level": config.builder_optimization_level}).encode()
+        return IHostMemory(MAGIC + head + b"\0" + network.content)
+
+
+class Runtime:
+    def __init__(self, logger: ILogger) -> None:
+        self._logger = logger
+
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
+        content = bytes(serialized_engine)
+        head, _, model = content.removeprefix(MAGIC).partition(b"\0")
+        if not content.startswith(MAGIC) or json.loads(head)["version"] != __version__:
+            self._logger.log(ILogger.ERROR, "Serialized engine is not of this version")
+            return None
+        return ICudaEngine(model)
+
+
+class IRuntimeCache:
+    def __init__(self) -> None:
+        self.content = b""
+
+    def serialize(self) -> IHostMemory:
+        return IHostMemory(self.content + b".")
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.content = bytes(blob)
+        return not self.content.startswith(b"!")
+
+
+class IRuntimeConfig:
+    def create_runtime_cache(self) -> IRuntimeCache:
+        return IRuntimeCache()
+
+    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+        return True
+
+
+class ICudaEngine:
+    def __init__(self, model: bytes) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        graph = onnx.load_model_from_string(model).graph
+        values = {value.name: value for value in (*graph.input, *graph.output)}
+        self._modes: dict[str, TensorIOMode] = {value.name: TensorIOMode.INPUT for value in self.session.get_inputs()}
+        self._modes |= {value.name: TensorIOMode.OUTPUT for value in self.session.get_outputs()}
+        self._dtypes = {name: DataType(values[name].type.tensor_type.elem_type) for name in self._modes}
+        tensors = (*self.session.get_inputs(), *self.session.get_outputs())
+        self._shapes: dict[str, tuple[int, ...]] = {value.name: tuple(value.shape) for value in tensors}
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self._modes)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self._modes)[index]
+
+    def get_tensor_mode(self, name: str) -> TensorIOMode:
+        return self._modes[name]
+
+    def get_tensor_dtype(self, name: str) -> DataType:
+        return self._dtypes[name]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self._shapes[name]
+
+    def size_of(self, name: str) -> int:
+        return int(math.prod(self._shapes[name]) * np.dtype(nptype(self._dtypes[name])).itemsize)
+
+    def view(self, name: str, place: tuple[int, int]) -> Any:
+        memory = (ctypes.c_char * place[1]).from_address(place[0])
+        return np.ndarray(self._shapes[name], nptype(self._dtypes[name]), memoryview(memory).cast("B"))
+
+    def create_runtime_config(self) -> IRuntimeConfig:
+        return IRuntimeConfig()
+
+    def create_execution_context(self, runtime_config: IRuntimeConfig | None = None) -> IExecutionContext | None:
+        scratch = device[-1].allocate(SCRATCH_BYTES)
+        return None if scratch is None else IExecutionContext(self, scratch)
+
+
+class IExecutionContext:
+    capturable = True
+    """A test may set it to False, for a network whose inference can't be captured."""
+
+    def __init__(self, engine: ICudaEngine, scratch: int) -> None:
+        self.engine = engine
+        self._scratch = scratch
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._addresses: dict[str, int] = {}
+        self._lazy: int | None = None
+
+    def __del__(self) -> None:
+        for pointer in (self._scratch, self._lazy):
+            if pointer is not None:
+                device[-1].free(pointer)
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._shapes[name] = tuple(shape)
+        return self._shapes[name] == self.engine.get_tensor_shape(name)
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self._addresses[name] = int(memory)
+        return name in self.engine._modes and memory % 256 == 0
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        engine = self.engine
+        inputs = [value.name for value in engine.session.get_inputs()]
+        outputs = [value.name for value in engine.session.get_outputs()]
+        if self._lazy is None:  # what the first run allocates, and a capture must not
+            self._lazy = device[-1].allocate(SCRATCH_BYTES)
+        if self._lazy is None or any(name not in self._shapes for name in inputs):
+            return False
+        if any(name not in self._addresses for name in (*inputs, *outputs)):
+            return False
+        if not self.capturable and device[-1].capturing(stream_handle):
+            return False
+
+        memory = {name: (address, engine.size_of(name)) for name, address in self._addresses.items()}
+
+        def run() -> int:  # may be called after this context is gone, by a graph
+            feeds = {name: engine.view(name, memory[name]).copy() for name in inputs}
+            for name, result in zip(outputs, engine.session.run(outputs, feeds), strict=True):
+                engine.view(name, memory[name])[...] = result
+            return 0
+
+        scratch = [(self._scratch, SCRATCH_BYTES)]
+        reads, writes = ([memory[name] for name in names] for names in (inputs, outputs))
+        return device[-1].launch(stream_handle, "inference", reads, writes + scratch, run) == 0

@@ -1,0 +1,96 @@
+"""Real builds: TensorRT for RTX parses and builds every shipped model on the CPU, for GPUs that nobody here has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from engines import EngineError, for_bits
+from engines.model import with_shapes
+from engines.tensorrt import BuildSettings, half_precision, to_fp16
+from engines.tensorrt.build import BuildError, build_plan
+from engines.tensorrt.vendor import TENSORRT, TENSORRT_RTX, Journal, load_vendor
+from onnx_models.cards import list_cards
+from tests.pixel_models import tiny_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+
+SHAPES = {"luma": (1, 1, 360, 640)}
+MODELS = [card.path for card in list_cards()]
+
+
+@pytest.fixture(name="rtx", scope="module")
+def _rtx() -> Any:
+    return pytest.importorskip("tensorrt_rtx", reason="it is not installed: pip install tensorrt-rtx-cu13")
+
+
+def build(rtx: Any, model: bytes, **settings: Any) -> bytes:
+    journal = Journal()
+    fixed = with_shapes(model, SHAPES)
+    plan, _ = build_plan(rtx, journal, fixed.content, BuildSettings(**settings))
+    assert not journal.problems
+    return plan
+
+
+@pytest.mark.parametrize("capability", ["8.6", "12.0"])
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_every_shipped_model_builds_in_float16(rtx: Any, path: Path, capability: str) -> None:
+    assert len(build(rtx, half_precision(path.read_bytes()), capability=capability)) > path.stat().st_size
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+def test_float32_and_deeper_pixels_build(rtx: Any, bits: int) -> None:
+    model = for_bits(tiny_model(conditioned=True), bits)
+    assert build(rtx, model, capability="8.6")
+    assert build(rtx, to_fp16(model), capability="8.6")
+
+
+def test_float16_that_the_network_lost_is_noticed(rtx: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engines.tensorrt.build._half_convolutions", lambda model: 1)
+    with pytest.raises(BuildError, match="1 convolutions in float16, but TensorRT would run 0 so"):
+        build(rtx, tiny_model(), capability="8.6")
+
+
+def test_progress_goes_up_and_a_cancelled_build_raises_what_cancelled_it(rtx: Any) -> None:
+    said: list[tuple[str, int, int]] = []
+
+    def listen(phase: str, done: int, steps: int) -> None:
+        said.append((phase, done, steps))
+
+    def cancel(phase: str, done: int, steps: int) -> None:
+        raise KeyboardInterrupt
+
+    fixed = with_shapes(to_fp16(tiny_model()), SHAPES)
+    settings = BuildSettings(capability="8.6")
+    build_plan(rtx, Journal(), fixed.content, settings, progress=listen)
+    assert [done for _, done, _ in said] == sorted(done for _, done, _ in said)
+    assert said[-1][1] == said[-1][2]
+    with pytest.raises(KeyboardInterrupt):
+        build_plan(rtx, Journal(), fixed.content, settings, progress=cancel)
+
+
+def test_an_unsupported_operator_is_named(rtx: Any) -> None:
+    from tests.test_engines import unsupported_model
+
+    with pytest.raises(BuildError, match="Mystery"):
+        build_plan(rtx, Journal(), unsupported_model(), BuildSettings())
+
+
+def test_an_unknown_target_is_an_error(rtx: Any) -> None:
+    with pytest.raises(EngineError, match=r"capability 1\.0: this TensorRT does not know it"):
+        build(rtx, tiny_model(), capability="1.0")
+
+
+def test_settings_are_taken(rtx: Any) -> None:
+    assert build(rtx, tiny_model(), capability="8.6", level=0, workspace_bytes=1 << 24, aux_streams=0)
+
+
+def test_the_library_is_found_by_its_row(rtx: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_vendor(TENSORRT_RTX) is rtx
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt", type(rtx)("tensorrt"))
+    with pytest.raises(EngineError, match=r"no Builder, so it is only a stub.*pip uninstall tensorrt-stubs"):
+        load_vendor(TENSORRT)

@@ -1,0 +1,246 @@
+"""The cache of plans: nothing stale, foreign or damaged is loaded, nothing is built twice, and nothing stops a job."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from engines import EngineError, PlanCache, TensorRTEngine, TensorRTRTXEngine, open_engine
+from engines.tensorrt import BuildSettings
+from engines.tensorrt.key import PlanKey
+from tests.gpu import standin
+from tests.pixel_models import tiny_model
+
+if TYPE_CHECKING:
+    from tests.gpu.device import SimulatedGpu
+
+HEIGHT, WIDTH = 18, 26
+SHAPES = {"luma": (1, 1, HEIGHT, WIDTH)}
+KEY = PlanKey({"model": "a", "settings": "b", "backend": "tensorrt", "gpu": "some GPU"})
+OTHER = PlanKey({"model": "c", "settings": "b", "backend": "tensorrt", "gpu": "some GPU"})
+
+
+def never() -> bytes:
+    raise AssertionError("nothing must be built")
+
+
+@pytest.fixture(name="cache")
+def _cache(tmp_path: Path) -> PlanCache:
+    return PlanCache(tmp_path / "plans")
+
+
+def only_plan(cache: PlanCache) -> Path:
+    (path,) = cache.folder.glob("*.plan")
+    return path
+
+
+# --- the cache by itself
+
+
+def test_what_was_built_is_there_the_next_time(cache: PlanCache) -> None:
+    assert not cache.fetch(KEY, "first", lambda: b"plan").cached
+    plan = cache.fetch(KEY, "first", never)
+    assert (plan.content, plan.cached) == (b"plan", True)
+    assert cache.fetch(OTHER, "other", lambda: b"other plan").content == b"other plan"
+    assert [entry.title for entry in cache.entries()] == ["other", "first"]
+    assert {entry.backend for entry in cache.entries()} == {"tensorrt"}
+    assert all(entry.size_bytes > 0 and entry.age_s >= 0 for entry in cache.entries())
+
+
+@pytest.mark.parametrize("part", sorted(KEY.parts))
+def test_every_part_of_the_key_matters(part: str) -> None:
+    assert PlanKey(KEY.parts | {part: "changed"}).digest != KEY.digest
+
+
+def test_measurements_are_shared_between_models_only() -> None:
+    assert KEY.machine_digest == OTHER.machine_digest
+    assert PlanKey(KEY.parts | {"gpu": "another"}).machine_digest != KEY.machine_digest
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda content: content[:-1], "it is damaged"),
+        (lambda content: content[:-1] + b"!", "it is damaged"),
+        (lambda content: content.replace(b'"sha256"', b'"sha255"'), "it is damaged"),
+        (lambda content: b"", "no plan of this program"),
+        (lambda content: b"something else", "no plan of this program"),
+        (lambda content: content.replace(b"some GPU", b"that GPU"), "made for something else"),
+    ],
+)
+def test_a_damaged_or_foreign_plan_is_built_again(
+    cache: PlanCache, caplog: pytest.LogCaptureFixture, damage: object, told: str
+) -> None:
+    assert callable(damage)
+    cache.fetch(KEY, "it", lambda: b"plan")
+    path = only_plan(cache)
+    path.write_bytes(damage(path.read_bytes()))
+    assert cache.fetch(KEY, "it", lambda: b"new plan").content == b"new plan"
+    assert told in caplog.text
+    assert cache.fetch(KEY, "it", never).content == b"new plan"
+
+
+def test_a_plan_that_others_may_write_is_not_loaded(cache: PlanCache, caplog: pytest.LogCaptureFixture) -> None:
+    cache.fetch(KEY, "it", lambda: b"plan")
+    only_plan(cache).chmod(0o666)
+    assert cache.fetch(KEY, "it", lambda: b"my own").content == b"my own"
+    assert "may be written by, someone else" in caplog.text
+    cache.folder.chmod(0o777)
+    assert not cache.fetch(KEY, "it", lambda: b"again").cached
+    assert "plans are not kept" in caplog.text
+
+
+def test_a_full_disk_costs_a_warning_only(
+    cache: PlanCache, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert cache.fetch(KEY, "it", lambda: b"plan").content == b"plan"
+    assert "No space left on device" in caplog.text
+    assert [path.suffix for path in cache.folder.iterdir()] == [".lock"]
+
+
+def test_a_folder_that_cannot_be_made_costs_a_warning_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    assert PlanCache(tmp_path / "file" / "plans").fetch(KEY, "it", lambda: b"plan").content == b"plan"
+    assert "plans are not kept" in caplog.text
+
+
+def test_a_failed_build_leaves_nothing_and_frees_the_lock(cache: PlanCache) -> None:
+    def interrupted() -> bytes:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.fetch(KEY, "it", interrupted)
+    assert not list(cache.folder.glob("*.plan"))
+    assert cache.fetch(KEY, "it", lambda: b"plan").content == b"plan"
+
+
+def test_the_plans_used_longest_ago_make_room(tmp_path: Path) -> None:
+    cache = PlanCache(tmp_path / "plans", limit_bytes=1500)
+    keys = [PlanKey(KEY.parts | {"model": str(number)}) for number in range(3)]
+    for age, key in zip((300, 100, 200), keys, strict=True):
+        cache.fetch(key, "it", lambda: bytes(500))
+        path = cache.folder / f"{key.digest}.plan"
+        os.utime(path, (path.stat().st_mtime - age,) * 2)
+    cache.fetch(OTHER, "it", lambda: bytes(500))
+    assert cache.fetch(keys[1], "it", never).cached
+    for key in (keys[0], keys[2]):
+        assert not (cache.folder / f"{key.digest}.plan").exists()
+
+
+def test_clearing_says_what_it_freed(cache: PlanCache) -> None:
+    assert cache.clear() == 0
+    cache.fetch(KEY, "it", lambda: bytes(5000))
+    cache.store_side("timing-x", b"measurements")
+    assert cache.load_side("timing-x") == b"measurements"
+    assert cache.clear() > 5000
+    assert cache.entries() == []
+    assert cache.load_side("timing-x") == b""
+
+
+def test_two_processes_build_a_plan_once(cache: PlanCache) -> None:
+    script = (
+        "import sys, pathlib; from engines import PlanCache; from tests.gpu.test_cache import KEY\n"
+        "print(PlanCache(pathlib.Path(sys.argv[1])).fetch(KEY, 'it', lambda: b'from the child').content.decode())"
+    )
+
+    def slow() -> bytes:  # while this runs, the child asks for the same plan
+        command = [sys.executable, "-c", script, str(cache.folder)]
+        children.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        stderr = children[0].stderr
+        assert stderr is not None
+        assert "waiting for another process" in stderr.readline()
+        return b"from the parent"
+
+    children: list[subprocess.Popen[str]] = []
+    cache.fetch(KEY, "it", slow)
+    with children[0] as child:
+        out, _ = child.communicate(timeout=60)
+    assert out.strip() == "from the parent"
+
+
+# --- with the engine
+
+
+def test_the_engine_builds_once_and_again_when_settings_change(
+    simulated_gpu: SimulatedGpu, cache: PlanCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opening(level: int | None = None) -> None:
+        settings = BuildSettings(level=level)
+        with TensorRTEngine(tiny_model(), SHAPES, slots=1, cache=cache, settings=settings):
+            pass
+
+    opening()
+    assert len(cache.entries()) == 1
+    (timing,) = cache.folder.glob("timing-*.side")
+    assert timing.read_bytes() == b"."
+    opening(level=5)
+    assert len(cache.entries()) == 2
+    assert timing.read_bytes() == b".."
+    monkeypatch.setattr(standin.Builder, "build_serialized_network", None)
+    opening()
+    opening(level=5)
+
+
+def test_a_plan_of_another_version_is_built_again(
+    simulated_gpu: SimulatedGpu, cache: PlanCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    with TensorRTEngine(tiny_model(), SHAPES, slots=1, cache=cache):
+        pass
+    path = only_plan(cache)
+    head, key, plan = path.read_bytes().split(b"\n", 2)
+    aged = plan.replace(b'"11.4.0"', b'"10.9.0"')
+    about = json.loads(key) | {"sha256": hashlib.sha256(aged).hexdigest()}
+    path.write_bytes(b"\n".join([head, json.dumps(about).encode(), aged]))
+    with caplog.at_level(logging.WARNING), TensorRTEngine(tiny_model(), SHAPES, slots=1, cache=cache):
+        pass
+    assert "is not usable (TensorRT does not load the plan: Serialized engine is not of this version)" in caplog.text
+    assert plan in only_plan(cache).read_bytes()
+
+
+def test_what_rtx_compiled_is_kept(simulated_gpu: SimulatedGpu, cache: PlanCache) -> None:
+    for expected in (b".", b".."):
+        with TensorRTRTXEngine(tiny_model(), SHAPES, slots=1, cache=cache):
+            pass
+        (compiled,) = cache.folder.glob("runtime-*.side")
+        assert compiled.read_bytes() == expected
+    compiled.write_bytes(b"!")
+    with TensorRTRTXEngine(tiny_model(), SHAPES, slots=1, cache=cache) as engine:
+        assert engine.is_open
+
+
+def test_open_engine_uses_the_cache_of_the_user(simulated_gpu: SimulatedGpu, tmp_path: Path) -> None:
+    for _ in range(2):
+        open_engine(tiny_model(), height=HEIGHT, width=WIDTH, engine="tensorrt", slots=1).close()
+    assert [entry.title for entry in PlanCache().entries()] == ["the given model for 26x18"]
+    assert PlanCache().folder == tmp_path / "cache" / "streamer-enhancer" / "plans"
+
+
+def test_cancelling_a_build_leaves_nothing(simulated_gpu: SimulatedGpu, cache: PlanCache) -> None:
+    def cancel(phase: str, done: int, steps: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    engine = TensorRTEngine(tiny_model(), SHAPES, cache=cache, progress=cancel)
+    with pytest.raises(KeyboardInterrupt):
+        engine.open()
+    assert not engine.is_open
+    assert cache.entries() == []
+
+
+def test_a_plan_that_never_loads_is_an_error(simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standin.Runtime, "deserialize_cuda_engine", lambda self, serialized_engine: None)
+    with pytest.raises(EngineError, match="does not load the plan: it gave no reason"):
+        TensorRTEngine(tiny_model(), SHAPES).open()

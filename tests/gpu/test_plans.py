@@ -1,0 +1,90 @@
+"""`streamer engines build`, `list` and `clear` on the simulated GPU."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from engines import EngineError, PlanCache
+from streamer import plans
+from streamer.errors import UsageError
+from tests.gpu import standin
+from tests.test_cli import run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.gpu.device import SimulatedGpu
+
+MODEL = "upscale-x2-nano"
+
+
+def test_a_plan_is_built_listed_and_cleared(simulated_gpu: SimulatedGpu) -> None:
+    assert plans.build(MODEL, "64x48") == f"tensorrt is ready for {MODEL} at 64x48"
+    assert f"{MODEL}.onnx for 64x48" in plans.table()
+    assert "Simulated GPU" in plans.table()
+    assert "1 plans" in plans.table()
+    assert plans.clear().startswith("freed ")
+    assert "no plans are cached" in plans.table()
+
+
+def test_a_job_uses_the_plan_that_was_built(simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    import streamer
+
+    plans.build(MODEL, "64x48")
+    monkeypatch.setattr(standin.Builder, "build_serialized_network", None)
+    summary = streamer.enhance("test:64x48@25,5", ["null:"], model=MODEL, engine="tensorrt")
+    assert (summary.frames, summary.engine, summary.precision) == (5, "tensorrt", "f16")
+
+
+def test_a_large_frame_is_built_for_its_tiles(simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "MAX_TILE_PX", 64 * 64)
+    assert "in 2 tiles of" in plans.build(MODEL, "96x48")
+
+
+def test_an_interrupt_cancels_the_build(simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = threading.Event()
+
+    def interrupted(self: object) -> None:
+        asked.wait(10)
+        raise KeyboardInterrupt
+
+    def step(builder: object, network: object, config: standin.IBuilderConfig) -> None:
+        monitor = config.progress_monitor
+        assert monitor is not None
+        monitor.phase_start("Building", None, 1 << 30)
+        asked.set()
+        done = 0
+        while monitor.step_complete("Building", done):
+            done += 1
+
+    monkeypatch.setattr(standin.Builder, "build_serialized_network", step)
+    monkeypatch.setattr("concurrent.futures.Future.result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        plans.build(MODEL, "64x48")
+    assert PlanCache().entries() == []
+
+
+@pytest.mark.parametrize("size", ["720p", "1280", "0x720", "1280x00", "-1x5"])
+def test_a_size_is_two_numbers(size: str) -> None:
+    with pytest.raises(UsageError, match="is not a size: write it as 1280x720"):
+        plans.build(MODEL, size)
+
+
+def test_other_bad_requests() -> None:
+    with pytest.raises(UsageError, match="no optimisation level 9: use 0"):
+        plans.build(MODEL, "64x48", level=9)
+    with pytest.raises(UsageError, match="no engine 'cuda'"):
+        plans.build(MODEL, "64x48", engine="cuda")
+    with pytest.raises(EngineError, match="openvino engine builds no plans: use tensorrt or tensorrt-rtx"):
+        plans.build(MODEL, "64x48", engine="openvino")
+
+
+def test_the_commands_where_there_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    done = run("engines", "build", MODEL, "--size", "64x48")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no engine that builds plans can run here: tensorrt: " in done.stderr
+    assert run("engines", "clear").stdout.startswith("freed 0.0 MiB")

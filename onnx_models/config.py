@@ -49,7 +49,8 @@ class TrainPlan:
     """l1, mse, relative (l1 over the interpolation's own l1, patch by patch), relative_mse (the same of mean
     squares) or logmse (the logarithm of each patch's mean square, which is its PSNR)."""
     harm_weight: float = 0.0
-    """Of what patches lost against the interpolation, added to the loss: teaches to leave alone what is good."""
+    """Of what patches lost against the interpolation, added to the loss: teaches to leave alone what is good. Rises
+    from 0 over all steps, as a network that has to do no harm before it can help learns to do nothing."""
     gradient_weight: float = 0.0
     """Of the l1 of differences between neighbours, added to the loss."""
     judge_weight: float = 0.0

@@ -292,7 +292,7 @@ class Trainer:
         out = interpolated + residual.float()
         loss = loss_of(plan.loss, out, high, interpolated)
         if plan.harm_weight:
-            loss = loss + plan.harm_weight * harm_loss(out, high, interpolated)
+            loss = loss + plan.harm_weight * self.step / plan.steps * harm_loss(out, high, interpolated)
         if plan.gradient_weight:
             loss = loss + plan.gradient_weight * gradient_loss(out, high)
         if self.judge is not None:

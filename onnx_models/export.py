@@ -21,7 +21,7 @@ from onnx_models.cards import ZOO, Metric, ModelCard, read_card, verify
 from onnx_models.checkpoint import Checkpoint, load_checkpoint
 from onnx_models.errors import TrainingError
 from onnx_models.evaluate import CLIPS, PHOTOS, Sampling, evaluate
-from onnx_models.graph import build_model, reference
+from onnx_models.graph import build_model, reference_values
 from onnx_models.level import LEVEL_NAMES
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ HEADROOM = 1.25
 PARITY_CODES = 1
 """Codes by which a back end may differ from torch: sums in another order cross a rounding edge."""
 PARITY_SHARE = 1e-3
-"""Share of pixels that may differ."""
+"""Share of pixels that may differ, beside those that are..."""
+TIE_CODES = 1e-3
+"""... so near to one half of a code that the order of a sum rounds them up or down. Bicubic enlargement by 4 has many:
+its phases of an eighth of a pixel give sums of 28 bits, of which float32 keeps 24."""
 
 
 Feeds = dict[str, NDArray[Any]]
@@ -85,13 +88,15 @@ def check_parity(model: onnx.ModelProto, network: Network) -> dict[str, float]:
     conditions = ((0.0, 0.0), (0.6, 0.3)) if network.shape.conditioned else ((0.0, 0.0),)
     probes = _probes(network.shape.multiple_of)
     for luma, strength, levels in itertools.product(probes, (0.0, 0.5, 1.0, 1.5), conditions):
-        expected = reference(network, luma, strength, levels).astype(int)
+        values = reference_values(network, luma, strength, levels)
+        expected = values.round().clip(0, 255).astype(int)
+        settled = np.abs(values - np.floor(values) - 0.5) > TIE_CODES
         feeds: Feeds = {"luma": luma[None, None], "strength": np.array([strength], np.float32)}
         if network.shape.conditioned:
             feeds |= {name: np.array([value], np.float32) for name, value in zip(LEVEL_NAMES, levels, strict=True)}
         for name, run in opened.items():
             difference = np.abs(run(feeds) - expected)
-            share = float(np.mean(difference > 0))
+            share = float(np.mean((difference > 0) & settled))
             if difference.max() > PARITY_CODES or share > (PARITY_SHARE if strength else 0):
                 raise TrainingError(
                     f"{name} differs from torch by up to {difference.max()} codes in {share:.2%} of the pixels of a "

@@ -205,8 +205,16 @@ def reference(
     network: Network, luma: NDArray[np.uint8], strength: float = 1.0, levels: Sequence[float] = (0.0, 0.0)
 ) -> NDArray[np.uint8]:
     """What the graph must compute, by torch: uint8 `[H,W]` to uint8 `[sH,sW]`."""
+    return reference_values(network, luma, strength, levels).round().clip(0, PEAK_8BIT).astype(np.uint8)
+
+
+def reference_values(
+    network: Network, luma: NDArray[np.uint8], strength: float = 1.0, levels: Sequence[float] = (0.0, 0.0)
+) -> NDArray[np.float32]:
+    """The same before rounding and clipping."""
     codes = torch.from_numpy(luma.astype(np.float32))[None, None]
     with torch.no_grad():
         residual = network.cpu().residual(codes / PEAK_8BIT, torch.tensor([levels])) * PEAK_8BIT
         out = network.interpolate(codes) + strength * residual
-    return out[0, 0].round().clamp(0, PEAK_8BIT).numpy().astype(np.uint8)
+    values: NDArray[np.float32] = out[0, 0].numpy()
+    return values

@@ -340,11 +340,13 @@ def evaluate(
     """
     enhancer = open_enhancer(model, threads)
     scale, methods = enhancer.scale, methods_of(enhancer)
+    # At the same size a clean input is the original, over which nothing can gain.
+    conditions = CLIP_CONDITIONS if scale > 1 else CLIP_CONDITIONS[1:]
 
     def measure() -> Iterator[Row]:
         for path in find_files(clips)[1] if clips else []:
             sequence = read_clip(path, sampling.reduce, sampling.frames)
-            for condition, scores in score_clip(sequence, methods, scale, every=sampling.every).items():
+            for condition, scores in score_clip(sequence, methods, scale, conditions, every=sampling.every).items():
                 yield Row(CLIPS, path.stem, condition, scores)
         for path in find_files(photos)[0] if photos and scale > 1 else []:
             planes = read_photo(path, 16 * scale)

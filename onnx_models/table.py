@@ -36,7 +36,10 @@ def gains(card: ModelCard) -> str:
         own = (figure(card, "PSNR-Y", name, "clean") for name in sets)
         return ", ".join(f"{name} {value:.2f} dB" for name, value in zip(sets, own, strict=True))
     over = "Lanczos" if card.scale > 1 else "the input"
-    text = f"{_joined([figure(card, 'PSNR-Y gain', CLIPS, condition) for condition in LIVE], '+.2f')} dB over {over}"
+    conditions = LIVE if card.scale > 1 else LIVE[1:]
+    text = (
+        f"{_joined([figure(card, 'PSNR-Y gain', CLIPS, condition) for condition in conditions], '+.2f')} dB over {over}"
+    )
     if card.scale == 1:
         jpeg = [figure(card, "PSNR-Y gain", "LIVE1", f"JPEG q{quality}") for quality in (10, 20, 30)]
         text += f"; JPEG {_joined(jpeg, '+.2f')}"

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import IO
 
-_ADDRESS = re.compile(r"\[[^\]]* @ 0x[0-9a-f]+\] ")
+_ADDRESS = re.compile(r"\[[^\]]* @ 0x[0-9a-f]+\] |[\d:.]+/SRT:\S+ |@\d+: ?")
 _KEPT_LINES = 20
 _PATIENCE_S = 2.0
 

@@ -123,6 +123,8 @@ class Connection:
     def _why(self, error: BaseException) -> str:
         """Why it can't be opened, and what to do; without the URL, which the caller names."""
         said = self._child.complaint() if self._child is not None else ""
+        if "BADSECRET" in said:
+            return "the peer refuses the passphrase; check passphrase= in the URL"
         if said:
             return f"{said}; check address, port, mode and passphrase, and that the peer is there"
         if isinstance(error, (av.error.ExitError, av.error.TimeoutError)):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from streamer.errors import SourceError, UsageError, public_url
+from streamer.query import with_defaults
 
 _FAST_PROBE = {"analyzeduration": "200000", "fpsprobesize": "0"}
 _CAMERA = re.compile(r"camera:(?P<device>[^,@]+)(?:,(?P<size>\d+x\d+))?(?:@(?P<rate>\d+(?:/\d+)?))?")
@@ -55,9 +56,9 @@ def input_for(url: str, rtsp_transport: str = "tcp") -> Input:
         return Input(url, options={"fpsprobesize": "0"}, open_s=10.0, read_s=10.0, paced=True)
     if scheme == "udp":
         defaults = {"timeout": "3000000", "fifo_size": "50000", "overrun_nonfatal": "1"}
-        return Input(_with_defaults(url, defaults), options={"analyzeduration": "1000000", "fpsprobesize": "0"})
+        return Input(with_defaults(url, defaults), options={"analyzeduration": "1000000", "fpsprobesize": "0"})
     if scheme == "tcp":
-        return Input(_with_defaults(url, {"timeout": "3000000"}), options=_FAST_PROBE)
+        return Input(with_defaults(url, {"timeout": "3000000"}), options=_FAST_PROBE)
     if scheme == "srt":
         return srt_input(url)
     if url == "-":
@@ -75,7 +76,7 @@ def input_for(url: str, rtsp_transport: str = "tcp") -> Input:
 def srt_input(url: str) -> Input:
     """SRT comes through a child process as MPEG-TS; its own timeout makes it end when the peer is silent."""
     options = {"analyzeduration": "500000", "fpsprobesize": "0"}
-    target = _with_defaults(url, {"latency": "120000", "timeout": "3000000", "connect_timeout": "3000"})
+    target = with_defaults(url, {"latency": "120000", "timeout": "3000000", "connect_timeout": "3000"})
     return Input(target, format="mpegts", options=options, open_s=6.0, read_s=6.0, child=True)
 
 
@@ -104,10 +105,3 @@ def _directshow_name(device: str) -> str:
     if int(device) >= len(names):
         raise SourceError(f"can't open camera {device}: there is {', '.join(names) or 'no camera on this machine'}")
     return names[int(device)]
-
-
-def _with_defaults(url: str, defaults: dict[str, str]) -> str:
-    """`url` with the query parameters that it doesn't have yet."""
-    present = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
-    missing = [f"{name}={value}" for name, value in defaults.items() if name not in present]
-    return url + ("&" if "?" in url else "?") + "&".join(missing) if missing else url

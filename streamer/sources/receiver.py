@@ -16,6 +16,7 @@ import av.error
 from streamer.backoff import Backoff
 from streamer.channel import Cancelled, Channel
 from streamer.clock import fraction
+from streamer.color import explicit
 from streamer.convert import converted_planes, planes_of
 from streamer.detached import detached_packet, detached_streams
 from streamer.errors import SourceError, public_url
@@ -32,8 +33,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_LIMIT = 2
 """Reconnects before the first picture, even if later ones may go on for ever: a wrong address must become an error."""
-_MAX_LEAD_S = 0.1
-_MAX_LAG_S = 1.0
+_JUMP_S = 5
+_LATE_S = Fraction(1, 50)
 _CLOCKLESS = {"mpjpeg", "mjpeg", "h264", "hevc"}
 """Formats without timestamps: FFmpeg counts frames at a guessed rate, so that the arrival is the better clock."""
 
@@ -157,7 +158,7 @@ class Receiver:
                     backoff.succeeded()
                 if pacer is not None:
                     pacer.wait(decoder.time_of(event))
-                self._put(decoder, event, packets)
+                self._put(decoder, event, packets, pacer.shift_s if pacer is not None else Fraction(0))
                 packets = []
         finally:
             self.connected = False
@@ -179,21 +180,23 @@ class Receiver:
             rate = nominal_rate(connection.video)
             self.metadata = dict(connection.container.metadata)
             self.sounds = detached_streams(connection.sounds)
-            self.format = describe(picture, connection.container, connection.video, rate, self._name, self._notes)
+            format = describe(picture, connection.container, connection.video, rate, self._name, self._notes)
+            self.format = explicit(format)
             self._letterbox = Letterbox(self.format)
         else:
             self.reconnects += 1
             log.warning("%s: connected again", self._name)
         self._connections += 1
 
-    def _put(self, decoder: _Decoder, picture: av.VideoFrame, packets: list[Any]) -> None:
+    def _put(self, decoder: _Decoder, picture: av.VideoFrame, packets: list[Any], shift_s: Fraction) -> None:
+        stream_s = decoder.time_of(picture)
         arrival = Arrival(
             self._planes(picture),
-            decoder.time_of(picture),
+            None if stream_s is None else stream_s + shift_s,
             time.monotonic_ns(),
             self._number,
             self._connections - 1,
-            tuple(copy for packet in packets for copy in self._detached(decoder, packet)),
+            tuple(copy for packet in packets for copy in self._detached(decoder, packet, shift_s)),
             qp_of(picture),
         )
         self._number += 1
@@ -211,11 +214,11 @@ class Receiver:
             return planes_of(picture, self.format.layout)
         return converted_planes(picture, self.format)
 
-    def _detached(self, decoder: _Decoder, packet: Any) -> Iterator[Any]:
+    def _detached(self, decoder: _Decoder, packet: Any, shift_s: Fraction) -> Iterator[Any]:
         """The packet as one of the first connection's sounds, if it is of the same kind."""
         number = decoder.sound_number(packet)
         if number < len(self.sounds) and _same_sound(packet.stream, self.sounds[number]):
-            yield detached_packet(packet, self.sounds[number])
+            yield detached_packet(packet, self.sounds[number], shift_s)
 
 
 class _Decoder:
@@ -256,22 +259,31 @@ class _Decoder:
 
 
 class _Pacer:
-    """Holds back what comes faster than real time, such as a playlist's whole segments."""
+    """Holds back what comes faster than real time, such as a playlist's whole segments.
+
+    `shift_s` is how much later than at first the stream is played, because it came too late once: what was late is
+    shown then, and the rest has that much time in hand.
+    """
 
     def __init__(self, stop: threading.Event) -> None:
+        self.shift_s = Fraction(0)
         self._stop = stop
-        self._offset_s: float | None = None
+        self._offset_s: Fraction | None = None
 
     def wait(self, stream_s: Fraction | None) -> None:
         """Returns when a picture of this time is due; at once if it has no time, or is late."""
         if stream_s is None:
             return
-        now_s = time.monotonic()
-        due_s = float(stream_s) + (now_s - float(stream_s) if self._offset_s is None else self._offset_s)
-        if self._offset_s is None or abs(due_s - now_s) > _MAX_LAG_S + _MAX_LEAD_S:
-            self._offset_s = now_s - float(stream_s)  # the beginning, a jump, or a stall
-        elif due_s > now_s:
-            self._stop.wait(due_s - now_s)
+        now_s = Fraction(time.monotonic_ns(), 10**9)
+        if self._offset_s is None:
+            self._offset_s = now_s - stream_s
+        early_s = stream_s + self.shift_s + self._offset_s - now_s
+        if abs(early_s) > _JUMP_S:
+            self._offset_s -= early_s
+        elif early_s > 0:
+            self._stop.wait(float(early_s))
+        elif early_s < -_LATE_S:
+            self.shift_s -= early_s
 
 
 def _same_sound(stream: Any, template: Any) -> bool:

@@ -1,0 +1,194 @@
+"""A live sink on a thread of its own: nobody waits for it, and it comes back by itself."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from streamer.backoff import Backoff
+from streamer.channel import Cancelled, Channel, Ended, Overflow
+from streamer.detached import detached_packet, detached_streams
+from streamer.errors import SinkError
+from streamer.frame import Frame, VideoFormat
+from streamer.notes import Notes
+from streamer.sinks.stream import StreamSink
+from streamer.stage import Media
+
+log = logging.getLogger(__name__)
+
+QUEUE_FRAMES = 8
+"""Frames that may wait for one live sink; at 30 Hz they are at most 0.27 s old. A 1080p frame takes 3 MB."""
+
+_FIRST_LIMIT = 2
+_CLOSE_S = 3.0
+_KILL_S = 2.0
+_MAX_PACKETS = 500
+
+
+class QueuedSink:
+    """Feeds sinks that `make` gives, one after the other, from a bounded queue on a thread of its own.
+
+    `write` returns at once: when the queue is full its oldest frame is dropped and counted as skipped (with `blocks`,
+    `write` waits instead). A sink that fails is aborted, and after a back-off another one is made. The first
+    connection may fail three times; then the next `write` or `close` raises. A sink that can't come back (`reconnects`
+    is False) and fails later says so once, and everything after is skipped.
+
+    `close` and `abort` take a bounded time: a sink that is stuck is killed where that can be done, else its thread is
+    left alone and a note says so.
+    """
+
+    def __init__(
+        self, name: str, make: Callable[[], StreamSink], notes: Notes, *, blocks: bool = False, reconnects: bool = True
+    ) -> None:
+        self.name = name
+        self.notes = notes
+        overflow = Overflow.BLOCK if blocks else Overflow.DROP_OLDEST
+        self._queue: Channel[Frame] = Channel(f"to {name}", QUEUE_FRAMES, overflow, _inherit_packets)
+        self._make = make
+        self._reconnects = reconnects
+        self._stop = threading.Event()
+        self._sink: StreamSink | None = None
+        self._error: SinkError | None = None
+        self._has_connected = self._gave_up = False
+        self._again = self._lost = 0
+        self._thread = threading.Thread(target=self._run, name=f"send {name}", daemon=True)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"skipped": self._queue.dropped + self._lost, "sink reconnects": self._again}
+
+    @property
+    def skipped(self) -> int:
+        """Frames that this sink didn't get to send."""
+        return self._queue.dropped + self._lost
+
+    def open(self, format: VideoFormat, media: Media) -> None:
+        """Starts the thread; connecting is its business."""
+        self._format = format
+        self._media = replace(media, companions=detached_streams(media.companions))
+        self._streams = {
+            theirs.index: mine for theirs, mine in zip(media.companions, self._media.companions, strict=True)
+        }
+        self._thread.start()
+
+    def write(self, frame: Frame) -> None:
+        """Queues one frame. Raises SinkError if the sink could never connect."""
+        if self._error is not None:
+            raise self._error
+        if self._gave_up:
+            self._lost += 1
+            return
+        packets = tuple(detached_packet(packet, self._streams[packet.stream_index]) for packet in frame.packets)
+        try:
+            self._queue.put(replace(frame, packets=packets))
+        except (Cancelled, Ended):
+            self._lost += 1  # the thread has just given up
+
+    def close(self) -> None:
+        if self._thread.ident is None:
+            return
+        self._queue.close()
+        self._end(_CLOSE_S)
+        if self._error is not None:
+            raise self._error
+        if not self._has_connected:
+            raise SinkError(f"can't connect to {self.name} before the end of the stream")
+        if self.skipped:
+            self.notes.say(f"{self.skipped} frames skipped, because the peer didn't take them in time or was away")
+
+    def abort(self) -> None:
+        self._queue.cancel()
+        if self._thread.ident is not None:
+            self._end(0.5)
+
+    def _end(self, patience_s: float) -> None:
+        self._thread.join(patience_s)
+        self._stop.set()
+        sink = self._sink
+        if self._thread.is_alive() and sink is not None:
+            self._lost += self._queue.depth
+            self._queue.cancel()
+            sink.kill()
+        self._thread.join(_KILL_S)
+        if self._thread.is_alive():
+            self.notes.say("it is stuck because its peer takes nothing; it is left alone, its stream is unfinished")
+
+    # -- the thread ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        backoff = Backoff()
+        try:
+            while not self._stop.is_set():
+                try:
+                    self._send(backoff)
+                    return
+                except SinkError as error:
+                    if not self._may_try_again(backoff, error):
+                        return
+        except Cancelled:
+            pass
+        except Exception as error:  # the thread's outermost guard: the pipeline must hear of it
+            self._error = SinkError(f"sending to {self.name} failed: {error}")
+            self._error.__cause__ = error
+        finally:
+            self._queue.cancel()
+
+    def _send(self, backoff: Backoff) -> None:
+        """One connection from beginning to end. Raises SinkError if it fails, Cancelled."""
+        sink = self._make()
+        try:
+            frame = self._queue.get()
+        except Ended:
+            return
+        self._sink = sink
+        try:
+            sink.open(self._format, self._media)
+            while True:
+                sink.write(frame)
+                if not self._has_connected or backoff.tries:
+                    self._welcome(backoff)
+                try:
+                    frame = self._queue.get()
+                except Ended:
+                    break
+            sink.close()
+        except BaseException as error:
+            self._lost += isinstance(error, SinkError)
+            sink.abort()
+            raise
+        finally:
+            self._sink = None
+
+    def _welcome(self, backoff: Backoff) -> None:
+        if self._has_connected:
+            self._again += 1
+            log.warning("%s: connected again", self.name)
+        self._has_connected = True
+        backoff.succeeded()
+
+    def _may_try_again(self, backoff: Backoff, error: SinkError) -> bool:
+        """Whether to go on after a failure; waits for the back-off."""
+        if self._stop.is_set():
+            return False
+        if not self._has_connected and (backoff.tries >= _FIRST_LIMIT or not self._reconnects):
+            self._error = error
+            return False
+        if not self._reconnects:
+            self._gave_up = True
+            self.notes.say(f"{error}; its output ends here")
+            return False
+        delay_s = backoff.next_s()
+        log.warning("%s; next try in %.1f s", error, delay_s)
+        self._stop.wait(delay_s)
+        return True
+
+
+def _inherit_packets(dropped: Frame, following: Frame) -> Frame:
+    """Sound outlives a dropped picture, but not without bound: a sink that is stuck for long loses the oldest."""
+    if not dropped.packets:
+        return following
+    packets: tuple[Any, ...] = dropped.packets + following.packets
+    return replace(following, packets=packets[-_MAX_PACKETS:])

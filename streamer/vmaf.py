@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from streamer.ffmpeg import NoFFmpeg, executable
+from streamer.child import NoFFmpeg, ffmpeg
 
 MODELS = {"vmaf": "vmaf_v0.6.1", "vmaf_neg": "vmaf_v0.6.1neg"}
 """Name of the score: libvmaf's model. NEG gives no credit for sharpening and contrast ("no enhancement gain")."""
@@ -30,7 +30,7 @@ def measure_vmaf(reference: str, distorted: str, *, frames: int, pix_fmt: str) -
     extra or if FFmpeg fails.
     """
     try:
-        program = executable("vmaf")
+        program = ffmpeg("vmaf")
     except NoFFmpeg as error:
         raise VmafError(str(error)) from None
     with tempfile.TemporaryDirectory(prefix="streamer-vmaf-") as folder:

@@ -15,7 +15,7 @@ MAX_LINES = 600
 MAX_FUNCTION_LINES = 60
 
 LEVELS = (
-    {"errors", "notes", "backoff", "ffmpeg", "query"},
+    {"errors", "notes", "backoff", "child", "query"},
     {"frame", "clock", "channel", "stats"},
     {"pool", "color", "stage", "tiling", "level", "level_weights", "timeline", "detached"},
     {"convert"},

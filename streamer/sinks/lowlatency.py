@@ -12,8 +12,8 @@ from streamer.sinks.codecs import Encoder, EncoderSettings, choose_encoder, enco
 _KEYFRAME_S = 2
 _CRF = 23.0
 _FAST: dict[str, tuple[str | None, dict[str, str]]] = {
-    "libx264": ("ultrafast", {"tune": "zerolatency"}),
-    "libx265": ("ultrafast", {"tune": "zerolatency"}),
+    "libx264": ("ultrafast", {"tune": "zerolatency", "x264-params": "repeat-headers=1"}),
+    "libx265": ("ultrafast", {"tune": "zerolatency", "x265-params": "log-level=error:repeat-headers=1"}),
     "libsvtav1": ("12", {}),
     "h264_nvenc": ("p3", {"rc": "vbr", "tune": "ull", "zerolatency": "1"}),
     "hevc_nvenc": ("p3", {"rc": "vbr", "tune": "ull", "zerolatency": "1"}),

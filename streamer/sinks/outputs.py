@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from streamer.errors import SinkError, UsageError, public_url
@@ -13,22 +14,31 @@ _SEGMENT_S = 2
 _PLAYLIST_SEGMENTS = 6
 
 
+class Carrier(Enum):
+    """What brings the bytes to the peer; see streamer.sinks.carriers."""
+
+    FILES = "PyAV writes files"
+    STDOUT = "standard output"
+    UDP = "datagrams"
+    PUMP = "a child process with PyAV"
+    SRT = "a child process with FFmpeg"
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """How to write to one live output.
 
-    `target` is what PyAV opens (or the child, where `child`), `muxer` FFmpeg's name of the format, `sounds` the codecs
-    of sound that are copied (None: all), anything else is encoded as `sound` (None: left out). `real_time` says that
-    the peer expects frames as they happen, `reconnects` that it can be opened again.
+    `target` is where `carrier` brings the stream, `muxer` FFmpeg's name of the format, `sounds` the codecs of sound
+    that are copied (None: all), anything else is encoded as `sound` (None: left out). `reconnects` says that it can
+    be opened again.
     """
 
     target: str
     muxer: str
+    carrier: Carrier
     options: dict[str, str] = field(default_factory=dict)
     sounds: frozenset[str] | None = _TS_SOUNDS
     sound: str | None = "aac"
-    child: bool = False
-    real_time: bool = True
     reconnects: bool = True
 
 
@@ -47,19 +57,19 @@ def output_for(url: str, codec: str | None = None, *, force: bool = False) -> Ou
     scheme = url.partition(":")[0].lower()
     if scheme == "rtsp":
         sounds = frozenset({"aac", "opus", "mp3", "pcm_mulaw", "pcm_alaw", "ac3"})
-        return Output(url, "rtsp", {"rtsp_transport": "tcp"}, sounds)
+        return Output(url, "rtsp", Carrier.PUMP, {"rtsp_transport": "tcp"}, sounds)
     if scheme in ("rtmp", "rtmps"):
-        return Output(url, "flv", {"flvflags": "no_duration_filesize"}, frozenset({"aac", "mp3"}))
+        return Output(url, "flv", Carrier.PUMP, {"flvflags": "no_duration_filesize"}, frozenset({"aac", "mp3"}))
     if scheme == "udp":
-        return Output(with_defaults(url, {"pkt_size": "1316"}), "mpegts")
+        return Output(url, "mpegts", Carrier.UDP)
     if scheme == "srt":
-        return Output(with_defaults(url, {"latency": "120000", "pkt_size": "1316"}), "mpegts", child=True)
+        return Output(with_defaults(url, {"latency": "120000", "pkt_size": "1316"}), "mpegts", Carrier.SRT)
     if scheme == "hls":
         return _hls(url.partition(":")[2], force)
     if url == "-":
         if codec in ("rawvideo", "y4m"):
-            return Output("pipe:1", "yuv4mpegpipe", sounds=frozenset(), sound=None, real_time=False, reconnects=False)
-        return Output("pipe:1", "matroska", {"live": "1"}, None, real_time=False, reconnects=False)
+            return Output(url, "yuv4mpegpipe", Carrier.STDOUT, sounds=frozenset(), sound=None, reconnects=False)
+        return Output(url, "matroska", Carrier.STDOUT, {"live": "1"}, None, reconnects=False)
     raise UsageError(
         f"can't write {public_url(url)}: give rtsp://, rtmp://, srt://, udp://, hls:FOLDER, - (standard output), "
         "a file, an image, a numbered sequence such as frames/%05d.png, or null:"
@@ -84,4 +94,4 @@ def _hls(name: str, force: bool) -> Output:
         "hls_flags": "delete_segments+independent_segments",
         "hls_segment_filename": str(folder / "segment-%05d.ts"),
     }
-    return Output(str(playlist), "hls", options, real_time=False)
+    return Output(str(playlist), "hls", Carrier.FILES, options)

@@ -148,13 +148,14 @@ class QueuedSink:
             sink.open(self._format, self._media)
             while True:
                 sink.write(frame)
-                if not self._has_connected or backoff.tries:
+                if sink.is_connected and (not self._has_connected or backoff.tries):
                     self._welcome(backoff)
                 try:
                     frame = self._queue.get()
                 except Ended:
                     break
             sink.close()
+            self._has_connected = True
         except BaseException as error:
             self._lost += isinstance(error, SinkError)
             sink.abort()

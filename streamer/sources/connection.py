@@ -10,9 +10,9 @@ from typing import Any
 import av
 import av.error
 
+from streamer.child import Child, NoFFmpeg, ffmpeg
 from streamer.convert import TOLERANT
 from streamer.errors import SourceError, public_url, reason_of
-from streamer.ffmpeg import Child, NoFFmpeg
 from streamer.sources.inputs import Input
 from streamer.sources.opening import pick_video
 
@@ -104,7 +104,7 @@ class Connection:
         limits = (input.open_s, input.read_s)
         if not input.child:
             return av.open(input.target, format=input.format, options=dict(input.options), timeout=limits, **TOLERANT)
-        self._child = Child("live", [*_IN, input.target, *_OUT], writes=False)
+        self._child = Child([ffmpeg("live"), "-v", "error", *_IN, input.target, *_OUT], writes=False)
         if self._stop.is_set():  # set before the child was there to be killed
             self._child.kill()
         return av.open(

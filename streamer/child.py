@@ -1,4 +1,8 @@
-"""The FFmpeg program that imageio-ffmpeg brings along, for what PyAV's wheels lack: SRT, and VMAF elsewhere."""
+"""Child processes that carry a stream where PyAV can't: its wheels lack SRT, and its network outputs can't be stopped.
+
+While PyAV connects an output or finishes it, it holds Python's lock, so that a silent peer would stop every thread of
+the process; and nothing ends a blocked write. A child can be killed.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import IO
 
-_ADDRESS = re.compile(r"\[[^\]]* @ 0x[0-9a-f]+\] |[\d:.]+/SRT:\S+ |@\d+: ?")
+CONNECTED = "progress="
+"""A line that begins so on the child's standard error says that it has connected."""
+
+_NOISE = re.compile(r"\[[^\]]* @ 0x[0-9a-f]+\] |[\d:.]+/SRT:\S+ |@\d+: ?")
+_PROGRESS = re.compile(r"\w+=\s*\S*$")
 _KEPT_LINES = 20
 _PATIENCE_S = 2.0
 
@@ -20,7 +28,7 @@ class NoFFmpeg(Exception):
     """There is no FFmpeg program; the message says what to do, beginning with "it needs" or the package's name."""
 
 
-def executable(extra: str) -> str:
+def ffmpeg(extra: str) -> str:
     """Where the program is. Raises NoFFmpeg, naming the `extra` to install."""
     try:
         return str(importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe())
@@ -31,15 +39,18 @@ def executable(extra: str) -> str:
 
 
 class Child:
-    """A running FFmpeg whose standard input or output is a pipe of ours; a thread collects what it complains about.
+    """A running program whose standard input or output is a pipe of ours; a thread collects what it complains about.
 
-    `kill` may be called from any thread: it is the way to wake somebody who reads or writes `pipe`.
+    For PyAV it is a file to write to. `kill` may be called from any thread: it is the way to wake somebody who reads
+    or writes.
     """
 
-    def __init__(self, extra: str, arguments: Sequence[str], *, writes: bool) -> None:
-        """Starts it; `writes` says that we write into it. Raises NoFFmpeg, OSError."""
+    def __init__(self, command: Sequence[str], *, writes: bool) -> None:
+        """Starts it; `writes` says that we write into it. Raises OSError."""
+        self.closed = False
+        self.connected = threading.Event()
         self._process = subprocess.Popen(
-            [executable(extra), "-v", "error", *arguments],
+            command,
             stdin=subprocess.PIPE if writes else subprocess.DEVNULL,
             stdout=subprocess.DEVNULL if writes else subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -49,8 +60,12 @@ class Child:
         assert pipe is not None
         self.pipe: IO[bytes] = pipe
         self._said: deque[str] = deque(maxlen=_KEPT_LINES)
-        self._listener = threading.Thread(target=self._listen, name="ffmpeg-stderr", daemon=True)
+        self._listener = threading.Thread(target=self._listen, name="complaints", daemon=True)
         self._listener.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def complaint(self) -> str:
         """Its first words on standard error, once it has ended or was given a moment to; empty if it said nothing."""
@@ -59,10 +74,10 @@ class Child:
         except subprocess.TimeoutExpired:
             return ""
         self._listener.join(_PATIENCE_S)
-        return _ADDRESS.sub("", self._said[0]) if self._said else ""
+        return self._said[0] if self._said else ""
 
     def write(self, content: bytes) -> int:
-        """Writes all of `content` into the pipe; with this method, a child is a file for PyAV. Raises OSError."""
+        """Writes all of `content` into the pipe. Raises OSError."""
         rest = memoryview(content)
         while rest:
             rest = rest[self.pipe.write(rest) :]
@@ -73,6 +88,7 @@ class Child:
 
     def close(self) -> None:
         """Lets it finish after its input has ended, for a bounded time, then kills it. Harmless when repeated."""
+        self.closed = True
         with contextlib.suppress(OSError):  # it is gone already
             self.pipe.close()
         try:
@@ -87,4 +103,8 @@ class Child:
     def _listen(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
-            self._said.append(line.decode(errors="replace").strip())
+            text = line.decode(errors="replace").strip()
+            if text.startswith(CONNECTED):
+                self.connected.set()
+            elif text and not _PROGRESS.match(text):
+                self._said.append(_NOISE.sub("", text))

@@ -20,6 +20,7 @@ from streamer.pipeline import Pipeline
 from streamer.sinks import make_sink
 from streamer.sinks.codecs import EncoderSettings
 from streamer.sinks.outputs import is_live_output, is_real_time
+from streamer.sinks.queued import QueuedSink
 from streamer.sinks.target import overwrites
 from streamer.sources import make_source
 from streamer.sources.inputs import is_live
@@ -172,7 +173,9 @@ def enhance(
         stages.append(stage)
     sinks = [make_sink(name, settings, force=force, live=live) for name in names]
     run = _Run(source, on_progress)
-    pipeline = Pipeline(source, stages, sinks, on_frame=run.on_frame)
+    # Files first: they are finished before a live output that fails in the end can discard them.
+    in_order = sorted(sinks, key=lambda sink: isinstance(sink, QueuedSink))
+    pipeline = Pipeline(source, stages, in_order, on_frame=run.on_frame)
     try:
         interrupt = _wait(pipeline)
     except SourceError:

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 QUEUE_FRAMES = 8
 """Frames that may wait for one live sink; at 30 Hz they are at most 0.27 s old. A 1080p frame takes 3 MB."""
+FIRST_FRAMES, FIRST_BYTES = 50, 128 << 20
+"""Until the first connection is made more frames may wait (but not more bytes), so that a stream begins whole."""
 
 _FIRST_LIMIT = 2
 _CLOSE_S = 3.0
@@ -33,8 +35,8 @@ class QueuedSink:
 
     `write` returns at once: when the queue is full its oldest frame is dropped and counted as skipped (with `blocks`,
     `write` waits instead). A sink that fails is aborted, and after a back-off another one is made. The first
-    connection may fail three times; then the next `write` or `close` raises. A sink that can't come back (`reconnects`
-    is False) and fails later says so once, and everything after is skipped.
+    connection may fail three times; then the next `write` raises, and so does `close` if none was ever made. A sink
+    that can't come back (`reconnects` is False) and fails later says so once, and everything after is skipped.
 
     `close` and `abort` take a bounded time: a sink that is stuck is killed where that can be done, else its thread is
     left alone and a note says so.
@@ -46,13 +48,14 @@ class QueuedSink:
         self.name = name
         self.notes = notes
         overflow = Overflow.BLOCK if blocks else Overflow.DROP_OLDEST
-        self._queue: Channel[Frame] = Channel(f"to {name}", QUEUE_FRAMES, overflow, _inherit_packets)
+        self._queue: Channel[Frame] = Channel(f"to {name}", FIRST_FRAMES, overflow, _inherit_packets)
         self._make = make
         self._reconnects = reconnects
         self._stop = threading.Event()
         self._sink: StreamSink | None = None
-        self._error: SinkError | None = None
-        self._has_connected = self._gave_up = False
+        self._failure: SinkError | None = None
+        self._is_hopeless = False
+        self.has_connected = self._gave_up = False
         self._again = self._lost = 0
         self._thread = threading.Thread(target=self._run, name=f"send {name}", daemon=True)
 
@@ -68,6 +71,10 @@ class QueuedSink:
     def open(self, format: VideoFormat, media: Media) -> None:
         """Starts the thread; connecting is its business."""
         self._format = format
+        layout = format.layout
+        frame_bytes = sum(height * width for height, width in layout.shapes(format.width, format.height))
+        room = FIRST_BYTES // (frame_bytes * layout.dtype.itemsize)
+        self._queue.capacity = max(QUEUE_FRAMES, min(FIRST_FRAMES, room))
         self._media = replace(media, companions=detached_streams(media.companions))
         self._streams = {
             theirs.index: mine for theirs, mine in zip(media.companions, self._media.companions, strict=True)
@@ -76,8 +83,8 @@ class QueuedSink:
 
     def write(self, frame: Frame) -> None:
         """Queues one frame. Raises SinkError if the sink could never connect."""
-        if self._error is not None:
-            raise self._error
+        if self._is_hopeless and self._failure is not None:
+            raise self._failure
         if self._gave_up:
             self._lost += 1
             return
@@ -92,10 +99,8 @@ class QueuedSink:
             return
         self._queue.close()
         self._end(_CLOSE_S)
-        if self._error is not None:
-            raise self._error
-        if not self._has_connected:
-            raise SinkError(f"can't connect to {self.name} before the end of the stream")
+        if not self.has_connected and self._failure is not None:
+            raise self._failure
         if self.skipped:
             self.notes.say(f"{self.skipped} frames skipped, because the peer didn't take them in time or was away")
 
@@ -131,8 +136,9 @@ class QueuedSink:
         except Cancelled:
             pass
         except Exception as error:  # the thread's outermost guard: the pipeline must hear of it
-            self._error = SinkError(f"sending to {self.name} failed: {error}")
-            self._error.__cause__ = error
+            self._failure = SinkError(f"sending to {self.name} failed: {error}")
+            self._failure.__cause__ = error
+            self._is_hopeless = True
         finally:
             self._queue.cancel()
 
@@ -148,14 +154,14 @@ class QueuedSink:
             sink.open(self._format, self._media)
             while True:
                 sink.write(frame)
-                if sink.is_connected and (not self._has_connected or backoff.tries):
+                if sink.is_connected and (not self.has_connected or backoff.tries):
                     self._welcome(backoff)
                 try:
                     frame = self._queue.get()
                 except Ended:
                     break
             sink.close()
-            self._has_connected = True
+            self.has_connected = True
         except BaseException as error:
             self._lost += isinstance(error, SinkError)
             sink.abort()
@@ -164,18 +170,20 @@ class QueuedSink:
             self._sink = None
 
     def _welcome(self, backoff: Backoff) -> None:
-        if self._has_connected:
+        if self.has_connected:
             self._again += 1
             log.warning("%s: connected again", self.name)
-        self._has_connected = True
+        self.has_connected = True
+        self._queue.capacity = QUEUE_FRAMES
         backoff.succeeded()
 
     def _may_try_again(self, backoff: Backoff, error: SinkError) -> bool:
         """Whether to go on after a failure; waits for the back-off."""
+        self._failure = error
         if self._stop.is_set():
             return False
-        if not self._has_connected and (backoff.tries >= _FIRST_LIMIT or not self._reconnects):
-            self._error = error
+        if not self.has_connected and (backoff.tries >= _FIRST_LIMIT or not self._reconnects):
+            self._is_hopeless = True
             return False
         if not self._reconnects:
             self._gave_up = True

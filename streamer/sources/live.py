@@ -120,6 +120,8 @@ class LiveSource:
 
     def read(self) -> Frame | None:
         """The next picture, or one that stands in for it when it is overdue; None after `interrupt` or the end."""
+        if self._first is None and self._last is None:
+            return None  # interrupted before it began
         try:
             frame = self._next()
         except Cancelled:

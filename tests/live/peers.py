@@ -36,7 +36,8 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
 def process(arguments: list[str], **options: object) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is gone afterwards, stopped or not."""
     running = subprocess.Popen(
-        arguments, **{"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **options}  # type: ignore[call-overload]  # of many types
+        arguments,
+        **{"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, **options},  # type: ignore[call-overload]  # of many types
     )
     try:
         yield running
@@ -52,7 +53,18 @@ def sender(*output: str, size: str = "160x90", rate: int = 25, sound: bool = Fal
     encoders: list[str] = []
     if picture:
         command += ["-re", "-f", "lavfi", "-i", f"testsrc2=s={size}:r={rate}"]
-        encoders += ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "12", "-pix_fmt", "yuv420p"]
+        encoders += [
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-tune",
+            "zerolatency",
+            "-g",
+            "12",
+            "-pix_fmt",
+            "yuv420p",
+        ]
     if sound:
         command += ["-re", "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"]
         encoders += ["-c:a", "aac"]

@@ -54,7 +54,9 @@ class RtspRelay:
         self.accept()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.refuse()
         self._call(self._drain)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -178,9 +180,9 @@ class RtspRelay:
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         path = re.sub(r"^rtsp://[^/]*", "", url).partition("?")[0].rstrip("/")
         status, extra, answer = self._reply(client, method, path, headers, body.decode())
+        head = f"RTSP/1.0 {status}\r\nCSeq: {headers.get('cseq', 0)}\r\nSession: 1;timeout=60\r\n{extra}"
         length = f"Content-Length: {len(answer)}\r\n" if answer else ""
-        text = f"RTSP/1.0 {status}\r\nCSeq: {headers.get('cseq', 0)}\r\nSession: 1;timeout=60\r\n{extra}{length}\r\n{answer}"
-        client.writer.write(text.encode())
+        client.writer.write(f"{head}{length}\r\n{answer}".encode())
         if method == "PLAY" and status == "200 OK":
             client.plays = True  # after the answer: packets must not come before it
         self._tell()

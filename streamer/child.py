@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import IO
 
+from streamer.errors import public_url
+
 CONNECTED = "progress="
 """A line that begins so on the child's standard error says that it has connected."""
 
@@ -107,4 +109,4 @@ class Child:
             if text.startswith(CONNECTED):
                 self.connected.set()
             elif text and not _PROGRESS.match(text):
-                self._said.append(_NOISE.sub("", text))
+                self._said.append(public_url(_NOISE.sub("", text)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,8 @@ FIRST_FRAMES, FIRST_BYTES = 50, 128 << 20
 """Until the first connection is made more frames may wait (but not more bytes), so that a stream begins whole."""
 
 _FIRST_LIMIT = 2
+_STUCK_S = 15.0
+"""A peer that takes nothing for so long is connected anew, where its connection can be killed."""
 _CLOSE_S = 3.0
 _KILL_S = 2.0
 _MAX_PACKETS = 500
@@ -56,7 +59,7 @@ class QueuedSink:
         self._failure: SinkError | None = None
         self._is_hopeless = False
         self.has_connected = self._gave_up = False
-        self._again = self._lost = 0
+        self._again = self._lost = self._moved_ns = 0
         self._thread = threading.Thread(target=self._run, name=f"send {name}", daemon=True)
 
     @property
@@ -93,6 +96,7 @@ class QueuedSink:
             self._queue.put(replace(frame, packets=packets))
         except (Cancelled, Ended):
             self._lost += 1  # the thread has just given up
+        self._free_if_stuck()
 
     def close(self) -> None:
         if self._thread.ident is None:
@@ -108,6 +112,15 @@ class QueuedSink:
         self._queue.cancel()
         if self._thread.ident is not None:
             self._end(0.5)
+
+    def _free_if_stuck(self) -> None:
+        sink = self._sink
+        stuck_ns = time.monotonic_ns() - self._moved_ns
+        if sink is None or not sink.is_connected:
+            return  # a listener may wait for its caller
+        if self._queue.depth >= self._queue.capacity and stuck_ns > _STUCK_S * 1e9:
+            self._moved_ns = time.monotonic_ns()
+            sink.kill()
 
     def _end(self, patience_s: float) -> None:
         self._thread.join(patience_s)
@@ -149,11 +162,12 @@ class QueuedSink:
             frame = self._queue.get()
         except Ended:
             return
-        self._sink = sink
+        self._sink, self._moved_ns = sink, time.monotonic_ns()
         try:
             sink.open(self._format, self._media)
             while True:
                 sink.write(frame)
+                self._moved_ns = time.monotonic_ns()
                 if sink.is_connected and (not self.has_connected or backoff.tries):
                     self._welcome(backoff)
                 try:
@@ -179,9 +193,9 @@ class QueuedSink:
 
     def _may_try_again(self, backoff: Backoff, error: SinkError) -> bool:
         """Whether to go on after a failure; waits for the back-off."""
-        self._failure = error
         if self._stop.is_set():
             return False
+        self._failure = error
         if not self.has_connected and (backoff.tries >= _FIRST_LIMIT or not self._reconnects):
             self._is_hopeless = True
             return False

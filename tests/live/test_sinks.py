@@ -20,7 +20,7 @@ from streamer.color import explicit
 from streamer.errors import SinkError, UsageError
 from streamer.frame import Frame
 from streamer.pipeline import Pipeline
-from streamer.sinks import make_sink
+from streamer.sinks import make_sink, queued
 from streamer.sinks.codecs import EncoderSettings
 from streamer.sinks.lowlatency import live_encoder
 from streamer.sinks.outputs import Carrier, output_for
@@ -103,6 +103,7 @@ class TestProtocols:
         check_recording(tmp_path / "out.mkv")
         assert feeder.pipeline.stats.skipped == 0
 
+    @pytest.mark.slow
     def test_udp(self, tmp_path: Path) -> None:
         url = f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
         patience = ("-analyzeduration", "5000000")  # who joins late must wait for a keyframe
@@ -111,6 +112,7 @@ class TestProtocols:
             assert running.wait(LIMIT_S) == 0
         check_recording(tmp_path / "out.mkv")
 
+    @pytest.mark.slow
     def test_srt(self, tmp_path: Path) -> None:
         url = f"srt://127.0.0.1:{free_port(socket.SOCK_DGRAM)}?passphrase=1234567890"
         with process(receiver(f"{url}&mode=listener", tmp_path / "out.mkv")) as running, Feeder(url):
@@ -186,6 +188,33 @@ class TestTrouble:
         assert srt.counts["skipped"] == 0
         assert len(times(recording)) == feeder.frames
         assert feeder.pipeline.stats.skipped == rtmp.counts["skipped"]
+
+    @pytest.mark.slow
+    def test_a_peer_that_stays_stuck_is_connected_anew(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(queued, "_STUCK_S", 0.5)
+        url = f"rtmp://127.0.0.1:{free_port()}/live/key"
+        with (
+            process(receiver(url, tmp_path / "stuck.mkv", "-listen", "1", seconds=1000)) as peer,
+            Feeder(url, settings=EncoderSettings(crf=0), source="test:320x180@50,100000") as feeder,
+        ):
+            sink = feeder.sinks[0]
+            assert isinstance(sink, QueuedSink)
+            while not sink.has_connected:
+                feeder.wait_frames(1)
+            peer.send_signal(signal.SIGSTOP)
+            while "next try" not in caplog.text:
+                feeder.wait_frames(1)
+        assert sink.counts["skipped"] > 0
+
+    @pytest.mark.slow
+    def test_a_listener_that_nobody_calls_fails_nobody(self, tmp_path: Path) -> None:
+        url = f"srt://127.0.0.1:{free_port(socket.SOCK_DGRAM)}?mode=listener"
+        target = tmp_path / "out.mkv"
+        summary = streamer.enhance("test:160x96@50,50", [url, target], model="none")
+        assert len(times(target)) == summary.frames
+        assert any("left alone" in note or "skipped" in note for note in summary.notes)
 
     def test_a_sink_whose_peer_dies_comes_back_alone(self, relay: RtspRelay, tmp_path: Path) -> None:
         recording = tmp_path / "out.mkv"

@@ -83,6 +83,7 @@ class TestRtsp:
         assert text.max() > 200 > dimmed[:20].max()
         assert sum(flags) >= 2
 
+    @pytest.mark.slow
     def test_the_server_goes_and_comes(self, relay: RtspRelay) -> None:
         source = make_source(relay.url())
         with Reader(source) as reader:
@@ -124,6 +125,7 @@ class TestRtsp:
         assert "can't reconnect to rtsp://127.0.0.1" in str(reader.error)
         assert "no such stream" in str(reader.error)
 
+    @pytest.mark.slow
     def test_a_duration_ends_it(self, relay: RtspRelay) -> None:
         source = make_source(relay.url(), duration=Fraction(1))
         with process(sender(*to_rtsp(relay.url()))):
@@ -242,6 +244,7 @@ class TestOtherProtocols:
             reader.wait_frames(30)
         assert any(frame.packets for frame in reader.frames)
 
+    @pytest.mark.slow
     def test_hls(self, tmp_path: Path) -> None:
         handler = functools.partial(_Quiet, directory=str(tmp_path))
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -171,7 +171,7 @@ def enhance(
             precision=precision,
         )
         stages.append(stage)
-    sinks = [make_sink(name, settings, force=force, live=live) for name in names]
+    sinks = [make_sink(name, settings, force=force, live=live, is_only=len(names) == 1) for name in names]
     run = _Run(source, on_progress)
     # Files first: they are finished before a live output that fails in the end can discard them.
     in_order = sorted(sinks, key=lambda sink: isinstance(sink, QueuedSink))

@@ -12,12 +12,19 @@ from streamer.sinks.outputs import is_live_output, output_for
 from streamer.stage import Sink
 
 
-def make_sink(url: str, settings: EncoderSettings | None = None, *, force: bool = False, live: bool = True) -> Sink:
+def make_sink(
+    url: str,
+    settings: EncoderSettings | None = None,
+    *,
+    force: bool = False,
+    live: bool = True,
+    is_only: bool = False,
+) -> Sink:
     """The sink that `url` names, not yet opened: `null:`, a file, image, numbered sequence, or a live output.
 
     Live outputs have a thread of their own; with `live` they skip frames that their peer doesn't take in time, without
-    it they hold the pipeline back. Raises UsageError for an unknown kind or an existing file without `force`, SinkError
-    for a folder that can't be written.
+    it they hold the pipeline back. An output that `is_only` ends the pipeline when its reader is gone for good. Raises
+    UsageError for an unknown kind or an existing file without `force`, SinkError for a folder that can't be written.
     """
     settings = settings or EncoderSettings()
     if url == "null:":
@@ -25,7 +32,7 @@ def make_sink(url: str, settings: EncoderSettings | None = None, *, force: bool 
 
         return NullSink()
     if is_live_output(url):
-        return _queued(url, settings, force=force, live=live)
+        return _queued(url, settings, force=force, live=live, is_only=is_only)
     if PurePath(url).suffix.lower() in STILL_SUFFIXES:
         from streamer.sinks.pictures import PictureSink
 
@@ -35,7 +42,7 @@ def make_sink(url: str, settings: EncoderSettings | None = None, *, force: bool 
     return MediaSink(url, settings, force=force)
 
 
-def _queued(url: str, settings: EncoderSettings, *, force: bool, live: bool) -> Sink:
+def _queued(url: str, settings: EncoderSettings, *, force: bool, live: bool, is_only: bool) -> Sink:
     from streamer.sinks.queued import QueuedSink
     from streamer.sinks.stream import StreamSink
 
@@ -48,4 +55,5 @@ def _queued(url: str, settings: EncoderSettings, *, force: bool, live: bool) -> 
         notes,
         blocks=not live,
         reconnects=output.reconnects,
+        is_only=is_only,
     )

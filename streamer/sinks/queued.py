@@ -39,21 +39,29 @@ class QueuedSink:
     `write` returns at once: when the queue is full its oldest frame is dropped and counted as skipped (with `blocks`,
     `write` waits instead). A sink that fails is aborted, and after a back-off another one is made. The first
     connection may fail three times; then the next `write` raises, and so does `close` if none was ever made. A sink
-    that can't come back (`reconnects` is False) and fails later says so once, and everything after is skipped.
+    that can't come back (`reconnects` is False) and fails later says so once, and everything after is skipped; if it
+    `is_only`, the next `write` raises.
 
     `close` and `abort` take a bounded time: a sink that is stuck is killed where that can be done, else its thread is
     left alone and a note says so.
     """
 
     def __init__(
-        self, name: str, make: Callable[[], StreamSink], notes: Notes, *, blocks: bool = False, reconnects: bool = True
+        self,
+        name: str,
+        make: Callable[[], StreamSink],
+        notes: Notes,
+        *,
+        blocks: bool = False,
+        reconnects: bool = True,
+        is_only: bool = False,
     ) -> None:
         self.name = name
         self.notes = notes
         overflow = Overflow.BLOCK if blocks else Overflow.DROP_OLDEST
         self._queue: Channel[Frame] = Channel(f"to {name}", FIRST_FRAMES, overflow, _inherit_packets)
         self._make = make
-        self._reconnects = reconnects
+        self._reconnects, self._is_only = reconnects, is_only
         self._stop = threading.Event()
         self._sink: StreamSink | None = None
         self._failure: SinkError | None = None
@@ -196,7 +204,8 @@ class QueuedSink:
         if self._stop.is_set():
             return False
         self._failure = error
-        if not self.has_connected and (backoff.tries >= _FIRST_LIMIT or not self._reconnects):
+        never = not self.has_connected and (backoff.tries >= _FIRST_LIMIT or not self._reconnects)
+        if never or (self._is_only and not self._reconnects):
             self._is_hopeless = True
             return False
         if not self._reconnects:

@@ -29,10 +29,14 @@ _CENTERED_CODECS = {"mjpeg", "mpeg1video", "webp"}
 _MAX_RATE = 1000
 
 
-def nominal_rate(stream: Any) -> Fraction | None:
-    """Frames per second as the container says it, or guesses it; None if that makes no sense."""
+def nominal_rate(stream: Any, *, probed: bool = True) -> Fraction | None:
+    """Frames per second as the container says it, or guesses it; None if that makes no sense.
+
+    `probed` is whether FFmpeg looked at enough pictures for a guess; else the decoder's header is the better source.
+    """
     # Raw DV and some transport streams have an absurd average; the guess is better there.
-    rates = [fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+    header = () if probed else (stream.codec_context.framerate,)
+    rates = [fraction(rate) for rate in (stream.average_rate, *header, stream.guessed_rate) if rate]
     return next((rate for rate in rates if rate <= _MAX_RATE), None)
 
 

@@ -177,7 +177,7 @@ class Receiver:
     def _welcome(self, connection: Connection, decoder: _Decoder, picture: av.VideoFrame) -> None:
         self.connected = True
         if self.format is None:
-            rate = nominal_rate(connection.video)
+            rate = nominal_rate(connection.video, probed=False)
             self.metadata = dict(connection.container.metadata)
             self.sounds = detached_streams(connection.sounds)
             format = describe(picture, connection.container, connection.video, rate, self._name, self._notes)

@@ -85,15 +85,20 @@ class Channel(Generic[T]):
             self.high_water = max(self.high_water, len(self._items))
             self._changed.notify_all()
 
-    def get(self) -> T:
-        """Removes and returns the oldest item, waiting for one. Raises Ended when closed and drained, or Cancelled."""
+    def get(self, timeout_s: float | None = None) -> T:
+        """Removes and returns the oldest item, waiting for one.
+
+        Raises Ended when closed and drained, Cancelled, or TimeoutError after `timeout_s` (None: waits for ever).
+        """
         with self._changed:
             if not self._items:
                 started = time.monotonic_ns()
-                self._changed.wait_for(lambda: self._items or self._stopped)
+                self._changed.wait_for(lambda: self._items or self._stopped, timeout_s)
                 self.wait_get_ns += time.monotonic_ns() - started
             self._raise_if_cancelled()
             if not self._items:
+                if not self._closed:
+                    raise TimeoutError(self.name)
                 raise Ended(self.name)
             item = self._items.popleft()
             self._changed.notify_all()

@@ -81,6 +81,16 @@ NoiseOption = Annotated[
 PrecisionOption = Annotated[str, typer.Option(help="f32, int8 (CPU), f16 (GPU), or auto: the fastest.")]
 
 
+_INPUT_HELP = (
+    "A file, image, frames/%05d.png, test: (a pattern), camera:0, /dev/video0, rtsp:// rtmp:// srt:// udp:// "
+    "http(s)://, or - (standard input)."
+)
+_OUTPUT_HELP = (
+    "Files, images, frames/%05d.png, rtsp:// rtmp:// srt:// udp://, hls:FOLDER, - (standard output), "
+    "or null: (nothing)."
+)
+
+
 @app.callback()
 def options(
     version: Annotated[
@@ -92,10 +102,8 @@ def options(
 
 @app.command()
 def enhance(
-    input: Annotated[str, typer.Argument(metavar="INPUT", help="A file, image, frames/%05d.png, or test: (a pattern)")],
-    outputs: Annotated[
-        list[str], typer.Argument(metavar="OUTPUT...", help="Files, images, frames/%05d.png, or null: (nothing)")
-    ],
+    input: Annotated[str, typer.Argument(metavar="INPUT", help=_INPUT_HELP)],
+    outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT...", help=_OUTPUT_HELP)],
     model: ModelOption = "auto",
     scale: Annotated[int | None, typer.Option(help="How much larger; picks the model.")] = None,
     strength: StrengthOption = 1.0,
@@ -115,6 +123,17 @@ def enhance(
         float | None, typer.Option(parser=_seconds, metavar="TIME", help=f"Take this much: {_TIME}.")
     ] = None,
     fps: Annotated[float | None, typer.Option(help="Frame rate of a numbered sequence (25).")] = None,
+    live: Annotated[
+        bool | None,
+        typer.Option(
+            "--live/--no-live",
+            help="Keep to real time, dropping what comes too late. Default: for cameras and network inputs or outputs.",
+        ),
+    ] = None,
+    reconnect_limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Give up a lost live input after N tries in a row; default: never.")
+    ] = None,
+    rtsp_transport: Annotated[str, typer.Option(help="How RTSP input comes: tcp or udp.")] = "tcp",
     force: ForceOption = False,
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.warning,
@@ -142,11 +161,14 @@ def enhance(
             start=start,
             duration=duration,
             fps=fps,
+            live=live,
+            reconnect_limit=reconnect_limit,
+            rtsp_transport=rtsp_transport,
             force=force,
             on_progress=on_progress,
         )
 
-    _job(run, as_json=as_json, log_level=log_level)
+    _job(run, as_json=as_json, log_level=log_level, to_stderr="-" in outputs)
 
 
 @app.command()
@@ -314,8 +336,14 @@ def main() -> None:
     app()
 
 
-def _job(run: Callable[[Callable[[Progress], None]], Summary], *, as_json: bool, log_level: LogLevel) -> None:
-    """Runs a job with a progress display and reports how it went."""
+def _job(
+    run: Callable[[Callable[[Progress], None]], Summary],
+    *,
+    as_json: bool,
+    log_level: LogLevel,
+    to_stderr: bool = False,
+) -> None:
+    """Runs a job with a progress display and reports how it went; `to_stderr` where standard output carries video."""
 
     def guarded() -> None:
         from streamer.progress import shown_progress
@@ -325,26 +353,35 @@ def _job(run: Callable[[Callable[[Progress], None]], Summary], *, as_json: bool,
                 summary = run(on_progress)
         except KeyboardInterrupt as interrupt:
             if hasattr(interrupt, "summary"):
-                _report(interrupt.summary, as_json)
+                _report(interrupt.summary, as_json, to_stderr)
             raise
-        _report(summary, as_json)
+        _report(summary, as_json, to_stderr)
 
     _guarded(guarded, log_level)
 
 
-def _report(summary: Summary, as_json: bool) -> None:
+def _report(summary: Summary, as_json: bool, to_stderr: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(summary.as_dict()))
+        typer.echo(json.dumps(summary.as_dict()), err=to_stderr)
         return
     how = "interrupted after" if summary.interrupted else "enhanced" if summary.model != "none" else "copied"
     frames = "1 frame" if summary.frames == 1 else f"{summary.frames} frames"
     by = f" with {summary.model} on {summary.engine}" if summary.model != "none" else ""
-    typer.echo(f"{how} {frames}, {summary.source_size} to {summary.output_size}{by}, in {summary.elapsed_s:.1f} s")
+    typer.echo(
+        f"{how} {frames}, {summary.source_size} to {summary.output_size}{by}, in {summary.elapsed_s:.1f} s",
+        err=to_stderr,
+    )
     if summary.frames > 1:
         speed = f"{summary.fps:.1f} frames/s, {summary.speed:.2f}x real time"
-        typer.echo(f"speed: {speed}, after {summary.start_s:.1f} s to start")
+        typer.echo(f"speed: {speed}, after {summary.start_s:.1f} s to start", err=to_stderr)
+    if summary.live:
+        lost = (
+            f"{summary.stats['dropped']} frames dropped, {summary.stand_ins} stood in, {summary.reconnects} reconnects"
+        )
+        skipped = "".join(f", {number} skipped by {name}" for name, number in summary.skipped.items() if number)
+        typer.echo(f"live: {lost}{skipped}", err=to_stderr)
     for output in summary.outputs:
-        typer.echo(f"written: {output}")
+        typer.echo(f"written: {output}", err=to_stderr)
 
 
 def _guarded(run: Callable[[], None], log_level: LogLevel) -> None:

@@ -6,6 +6,7 @@ where the stream says that its chroma samples lie (siting).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import floor
 
 import numpy as np
@@ -43,6 +44,23 @@ def matrix_of(format: VideoFormat) -> int:
 def range_of(color: ColorSpec) -> int:
     """LIMITED or FULL; unspecified means limited."""
     return FULL if color.range == FULL else LIMITED
+
+
+def explicit(format: VideoFormat) -> VideoFormat:
+    """`format` with its colour said in full, as untagged video of its size is taken to be.
+
+    Live pictures need that: their size changes on the way, and browsers differ in what they guess.
+    """
+    color, matrix = format.color, matrix_of(format)
+    system = BT709 if matrix == BT709 else BT601
+    color = replace(
+        color,
+        matrix=matrix,
+        primaries=system if color.primaries == UNSPECIFIED else color.primaries,
+        transfer=system if color.transfer == UNSPECIFIED else color.transfer,
+        range=range_of(color),
+    )
+    return replace(format, color=color)
 
 
 class ChromaScaler:

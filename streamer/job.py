@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -19,8 +19,11 @@ from streamer.frame import Frame
 from streamer.pipeline import Pipeline
 from streamer.sinks import make_sink
 from streamer.sinks.codecs import EncoderSettings
+from streamer.sinks.outputs import is_live_output, is_real_time
+from streamer.sinks.queued import QueuedSink
 from streamer.sinks.target import overwrites
 from streamer.sources import make_source
+from streamer.sources.inputs import is_live
 from streamer.stage import Source, Stage
 
 log = logging.getLogger(__name__)
@@ -79,6 +82,14 @@ class Summary:
     """How compressed the input was taken to be, on average: 0 clean to 1 heavy; None if the model doesn't ask."""
     noise: float | None = None
     """How noisy the input was taken to be, likewise."""
+    live: bool = False
+    """Whether frames came in real time, and could be dropped."""
+    reconnects: int = 0
+    """How often the input was lost and found again."""
+    stand_ins: int = 0
+    """Frames that stood in for the input's while it had nothing."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Per live output, the frames that its peer didn't take in time."""
     interrupted: bool = False
     notes: tuple[str, ...] = ()
     stats: dict[str, Any] = field(default_factory=dict)
@@ -106,20 +117,26 @@ def enhance(
     start: float = 0,
     duration: float | None = None,
     fps: float | None = None,
+    live: bool | None = None,
+    reconnect_limit: int | None = None,
+    rtsp_transport: str = "tcp",
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
-    """Enhances a file, image or numbered sequence into one or several outputs.
+    """Enhances a file, image, numbered sequence, camera or network stream into one or several outputs.
 
     `model` is a card's name, "auto" (the smallest network for streams that enlarges by `scale`, default 2) or "none"
     (transcode only);
     `level` and `noise` tell a conditioned model how compressed and how noisy the input is, 0 (clean) to 1 (heavy), or
     "auto" to measure it; `precision` is "f32", "f16" (GPU), "int8" (CPU) or "auto" (f16 on a GPU, int8 where model
     and processor allow it); `start` and `duration` are seconds, `fps` is the frame rate of a numbered sequence.
-    `on_progress` is called after every frame on the pipeline's deliver thread. On KeyboardInterrupt the outputs are
-    finished with the frames so far; the summary is then the exception's `summary` attribute. Raises StreamerError
-    (UsageError for bad arguments), CardError or EngineError; then no output is left behind, but if the input fails on
-    the way, the outputs are finished with the frames before.
+    `live` says whether frames come in real time and may be dropped when there is no time for them (None: for cameras
+    and network streams, and for anything that goes to a network peer); `reconnect_limit` is how many tries in a row may
+    fail when a live input is lost (None: for ever); `rtsp_transport` is "tcp" or "udp". `on_progress` is called after
+    every frame on the pipeline's deliver thread. On KeyboardInterrupt the outputs are finished with the frames so far;
+    the summary is then the exception's `summary` attribute. Raises StreamerError (UsageError for bad arguments),
+    CardError or EngineError; then no output is left behind, but if the input fails on the way, the outputs are finished
+    with the frames before.
     """
     targets = [outputs] if isinstance(outputs, (str, bytes, os.PathLike)) else list(outputs)
     names = [os.fsdecode(target) for target in targets]
@@ -127,11 +144,16 @@ def enhance(
     _check_names(source_name, names)
     check_strength(strength)
     settings = EncoderSettings(codec, crf, preset, pix_fmt)
+    if live is None:
+        live = is_live(source_name) or any(is_real_time(name) for name in names)
     source = make_source(
         source_name,
         start=_exact("start", start),
         duration=_exact("duration", duration),
         rate=_exact("fps", fps),
+        live=live,
+        reconnect_limit=reconnect_limit,
+        rtsp_transport=rtsp_transport,
     )
     card = choose_model(model, scale)
     fixed_level = check_level("level", None if level == "auto" else level, card)
@@ -149,19 +171,24 @@ def enhance(
             precision=precision,
         )
         stages.append(stage)
-    sinks = [make_sink(name, settings, force=force) for name in names]
+    sinks = [make_sink(name, settings, force=force, live=live, is_only=len(names) == 1) for name in names]
     run = _Run(source, on_progress)
-    pipeline = Pipeline(source, stages, sinks, on_frame=run.on_frame)
+    # Files first: they are finished before a live output that fails in the end can discard them.
+    in_order = sorted(sinks, key=lambda sink: isinstance(sink, QueuedSink))
+    pipeline = Pipeline(source, stages, in_order, on_frame=run.on_frame)
     try:
         interrupt = _wait(pipeline)
     except SourceError:
         if run.frames:
-            log.warning("%s: finished with the %d frames before the failure", ", ".join(names), run.frames)
+            finished = ", ".join(public_url(name) for name in names)
+            log.warning("%s: finished with the %d frames before the failure", finished, run.frames)
         raise
     if not run.frames and interrupt is None:
         raise SourceError(f"{public_url(source_name)} has no frame in the part asked for; check --start and --duration")
     notes = [*source.notes, *(note for sink in sinks for note in sink.notes)]
+    skipped = {sink.name: sink.counts["skipped"] for sink in sinks if "skipped" in sink.counts}
     summary = run.summary(source_name, names, card, stages, pipeline, notes, interrupted=interrupt is not None)
+    summary = replace(summary, live=live, skipped=skipped)
     if interrupt is not None:
         interrupt.summary = summary  # type: ignore[attr-defined]  # the caller may want to report what is there
         raise interrupt
@@ -216,12 +243,14 @@ def choose_model(name: str, scale: int | None = None) -> ModelCard | None:
 def _check_names(source: str, outputs: list[str]) -> None:
     if not outputs:
         raise UsageError("give at least one output")
-    files = [name for name in outputs if name != "null:"]
+    files = [name for name in outputs if name != "null:" and not is_live_output(name)]
     for name in files:
         if overwrites(name, source):
             raise UsageError(f"{name} is the input: write to another file")
-    if len({os.path.realpath(name) for name in files}) < len(files):
-        raise UsageError(f"an output is named twice among {', '.join(outputs)}: give every output its own name")
+    others = [name for name in outputs if is_live_output(name)]
+    if len({os.path.realpath(name) for name in files}) < len(files) or len(set(others)) < len(others):
+        named = ", ".join(public_url(name) for name in outputs)
+        raise UsageError(f"an output is named twice among {named}: give every output its own name")
 
 
 def _wait(pipeline: Pipeline) -> KeyboardInterrupt | None:
@@ -284,7 +313,7 @@ class _Run:
         format = self._source.format if self.frames else None
         return Summary(
             input=public_url(source_name),
-            outputs=tuple(names),
+            outputs=tuple(public_url(name) for name in names),
             model=card.name if card else "none",
             engine=stage.engine_name if stage else "none",
             source_size=f"{format.width}x{format.height}" if format else "",
@@ -298,6 +327,8 @@ class _Run:
             precision=stage.precision if stage else "",
             level=None if levels is None else round(levels.level, 3),
             noise=None if levels is None else round(levels.noise, 3),
+            reconnects=self._source.counts.get("reconnects", 0),
+            stand_ins=self._source.counts.get("stand-in frames", 0),
             interrupted=interrupted,
             notes=tuple(notes),
             stats=pipeline.stats.summary(),

@@ -220,14 +220,23 @@ class Pipeline:
                     self._on_frame(frame)
             for sink in self._sinks:
                 sink.close()
-            for event, number in self._source.counts.items():
-                self.stats.count(event, number)
+            self._count_events()
         except BaseException:
             for sink in self._sinks:
                 sink.abort()
             raise
         finally:
             self._delivered.set()
+
+    def _count_events(self) -> None:
+        for event, number in self._source.counts.items():
+            self.stats.count(event, number)
+        for sink in self._sinks:
+            for event, number in sink.counts.items():
+                if event == "skipped":
+                    self.stats.skipped += number
+                elif number:
+                    self.stats.count(event, number)
 
 
 def _inherit_packets(dropped: Frame, following: Frame) -> Frame:

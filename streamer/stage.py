@@ -92,13 +92,16 @@ class Sink(Protocol):
 
     After the last frame exactly one of `close` (finish: flush, complete, publish) or `abort` (discard, leave nothing
     behind) is called; either is harmless when repeated or called without `open`. Several sinks of one pipeline are
-    finished one after the other: if a later one fails, what an earlier one has published stays. `notes` as for sources.
+    finished one after the other: if a later one fails, what an earlier one has published stays. `notes` and `counts` as
+    for sources; "skipped" counts the frames that a live sink didn't take in time.
     """
 
     name: str
 
     @property
     def notes(self) -> Sequence[str]: ...
+    @property
+    def counts(self) -> Mapping[str, int]: ...
 
     def open(self, format: VideoFormat, media: Media) -> None:
         """Prepares for frames of `format`. Raises SinkError."""

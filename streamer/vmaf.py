@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
 import subprocess
 import tempfile
 from pathlib import Path
+
+from streamer.child import NoFFmpeg, ffmpeg
 
 MODELS = {"vmaf": "vmaf_v0.6.1", "vmaf_neg": "vmaf_v0.6.1neg"}
 """Name of the score: libvmaf's model. NEG gives no credit for sharpening and contrast ("no enhancement gain")."""
@@ -28,9 +29,12 @@ def measure_vmaf(reference: str, distorted: str, *, frames: int, pix_fmt: str) -
     as stored, not rotated; interlaced pictures are deinterlaced as the sources do. Raises VmafError without the
     extra or if FFmpeg fails.
     """
-    executable = _ffmpeg()
+    try:
+        program = ffmpeg("vmaf")
+    except NoFFmpeg as error:
+        raise VmafError(str(error)) from None
     with tempfile.TemporaryDirectory(prefix="streamer-vmaf-") as folder:
-        command = [executable, "-nostdin", "-v", "error"]
+        command = [program, "-nostdin", "-v", "error"]
         for name in (distorted, reference):  # libvmaf's order
             command += ["-noautorotate", "-i", str(Path(name).absolute())]
         command += ["-filter_complex", _filters(frames, pix_fmt), "-fps_mode", "passthrough", "-f", "null", "-"]
@@ -43,15 +47,6 @@ def measure_vmaf(reference: str, distorted: str, *, frames: int, pix_fmt: str) -
     if len(result["frames"]) != frames:
         raise VmafError(f"FFmpeg found {len(result['frames'])} pairs of frames instead of {frames}")
     return {name: float(result["pooled_metrics"][name]["mean"]) for name in MODELS}
-
-
-def _ffmpeg() -> str:
-    try:
-        return str(importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe())
-    except ImportError:
-        raise VmafError("it needs the vmaf extra: pip install 'streamer-enhancer[vmaf]'") from None
-    except RuntimeError as error:  # no binary for this platform
-        raise VmafError(f"imageio-ffmpeg has no FFmpeg for this machine: {error}") from None
 
 
 def _filters(frames: int, pix_fmt: str) -> str:

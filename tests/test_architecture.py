@@ -15,9 +15,9 @@ MAX_LINES = 600
 MAX_FUNCTION_LINES = 60
 
 LEVELS = (
-    {"errors", "notes"},
+    {"errors", "notes", "backoff", "child", "query"},
     {"frame", "clock", "channel", "stats"},
-    {"pool", "color", "stage", "tiling", "level", "level_weights"},
+    {"pool", "color", "stage", "tiling", "level", "level_weights", "timeline", "detached"},
     {"convert"},
     {"sources", "sinks", "enhancer"},
     {"pipeline"},

@@ -101,8 +101,9 @@ class TestInputs:
         refuse(SourceError, "lower --start", clip, target, start=100)
         refuse(SourceError, "no frame in the part asked for", "test:64x64@30,10", target, start=5)
 
-    def test_live_inputs_of_a_later_version(self, target: Path) -> None:
-        refuse(UsageError, r"rtsp://\*\*\*@host/.* live inputs are not supported", "rtsp://me:secret@host/x", target)
+    def test_a_live_input_that_is_not_there_keeps_its_credentials_secret(self, target: Path) -> None:
+        url = "rtsp://me:secret@127.0.0.1:1/x"
+        refuse(SourceError, r"rtsp://\*\*\*@127.*: connection refused", url, target, reconnect_limit=0)
 
 
 class TestArguments:

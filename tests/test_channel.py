@@ -93,3 +93,14 @@ def test_cancel_discards_what_is_inside() -> None:
 def test_a_capacity_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="capacity of at least 1"):
         Channel("test", 0)
+
+
+def test_a_reader_may_wait_for_a_bounded_time() -> None:
+    channel: Channel[int] = Channel("test", 1)
+    with pytest.raises(TimeoutError):
+        channel.get(0.01)
+    channel.put(1)
+    assert channel.get(0) == 1
+    channel.close()
+    with pytest.raises(Ended):
+        channel.get(0.01)

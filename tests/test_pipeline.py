@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 
@@ -98,6 +99,7 @@ class Collector:
 
     name = "collector"
     notes: tuple[str, ...] = ()
+    counts: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, fail_in: str = "", hold: threading.Event | None = None):
         self.frames: list[Frame] = []

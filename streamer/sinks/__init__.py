@@ -5,32 +5,55 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
-from streamer.errors import UsageError, public_url
+from streamer.errors import public_url
+from streamer.notes import Notes
 from streamer.sinks.codecs import STILL_SUFFIXES, EncoderSettings
+from streamer.sinks.outputs import is_live_output, output_for
 from streamer.stage import Sink
 
-_LATER = ("rtsp:", "rtsps:", "rtmp:", "rtmps:", "srt:", "udp:", "rtp:", "hls:", "virtualcam:", "preview:")
 
+def make_sink(
+    url: str,
+    settings: EncoderSettings | None = None,
+    *,
+    force: bool = False,
+    live: bool = True,
+    is_only: bool = False,
+) -> Sink:
+    """The sink that `url` names, not yet opened: `null:`, a file, image, numbered sequence, or a live output.
 
-def make_sink(url: str, settings: EncoderSettings | None = None, *, force: bool = False) -> Sink:
-    """The sink that `url` names, not yet opened: `null:`, or a file, image or numbered sequence.
-
-    Raises UsageError for an unknown kind or an existing file without `force`, SinkError for a folder that can't be
-    written.
+    Live outputs have a thread of their own; with `live` they skip frames that their peer doesn't take in time, without
+    it they hold the pipeline back. An output that `is_only` ends the pipeline when its reader is gone for good. Raises
+    UsageError for an unknown kind or an existing file without `force`, SinkError for a folder that can't be written.
     """
+    settings = settings or EncoderSettings()
     if url == "null:":
         from streamer.sinks.null import NullSink
 
         return NullSink()
-    if url.startswith(_LATER) or "://" in url or url == "-":
-        raise UsageError(
-            f"can't write {public_url(url)}: live outputs are not supported by this version; give a file, an image, "
-            "a numbered sequence such as frames/%05d.png, or null:"
-        )
+    if is_live_output(url):
+        return _queued(url, settings, force=force, live=live, is_only=is_only)
     if PurePath(url).suffix.lower() in STILL_SUFFIXES:
         from streamer.sinks.pictures import PictureSink
 
-        return PictureSink(url, settings or EncoderSettings(), force=force)
+        return PictureSink(url, settings, force=force)
     from streamer.sinks.media import MediaSink
 
-    return MediaSink(url, settings or EncoderSettings(), force=force)
+    return MediaSink(url, settings, force=force)
+
+
+def _queued(url: str, settings: EncoderSettings, *, force: bool, live: bool, is_only: bool) -> Sink:
+    from streamer.sinks.queued import QueuedSink
+    from streamer.sinks.stream import StreamSink
+
+    output = output_for(url, settings.codec, force=force)
+    name = "standard output" if url == "-" else public_url(url)
+    notes = Notes(name)
+    return QueuedSink(
+        name,
+        lambda: StreamSink(url, output, settings, notes),
+        notes,
+        blocks=not live,
+        reconnects=output.reconnects,
+        is_only=is_only,
+    )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
 import av
 import av.error
 
-from streamer.clock import fraction, ticks
-from streamer.convert import TOLERANT, set_color
+from streamer.clock import ticks
+from streamer.convert import TOLERANT
 from streamer.errors import SinkError, StreamerError, UsageError, reason_of
 from streamer.frame import Frame, VideoFormat
 from streamer.notes import Notes
@@ -22,21 +21,17 @@ from streamer.sinks.codecs import (
     carries_mastering,
     choose_encoder,
     encoder_options,
-    qscale_of,
-    set_quantiser,
 )
 from streamer.sinks.companions import Companions, own_tags
 from streamer.sinks.fitting import Fitter
 from streamer.sinks.target import Target
+from streamer.sinks.track import PictureTrack
 from streamer.stage import Media
 
 log = logging.getLogger(__name__)
 
 _MANY_FILES = {"dash", "hls", "segment", "stream_segment", "smoothstreaming", "tee", "image2"}
 _SOUND_ONLY = {"none", "png", "mjpeg"}
-_LONGEST_DELAY = 1 << 40
-_VARIABLE_RATE = 0x400
-"""FFmpeg's AVFMT_VARIABLE_FPS."""
 _TOLERATED_S = Fraction(1, 1000)
 
 
@@ -50,14 +45,11 @@ class MediaSink:
     def __init__(self, path: str, settings: EncoderSettings, *, force: bool = False) -> None:
         self.name = path
         self.notes = Notes(path)
+        self.counts: dict[str, int] = {}
         self._target = Target(path, force=force)
         self._settings = settings
         self._container: Any = None
         self._encoder: Encoder | None = None
-        self._tick: Fraction | None = None
-        self._last_tick: int | None = None
-        self._moved_s = Fraction(0)
-        self._durations: dict[int, int] = {}
 
     # -- opening ---------------------------------------------------------------------------------------------------
 
@@ -88,35 +80,26 @@ class MediaSink:
         return container
 
     def _add_picture_stream(self, encoder: Encoder, suffix: str) -> None:
-        format, stored = self._format, self._fitter.stored
-        options = encoder_options(encoder, self._settings, format)
-        stream = self._container.add_stream(
-            encoder.name,
-            rate=format.rate or Fraction(25),
-            width=stored.width,
-            height=stored.height,
-            pix_fmt=stored.pix_fmt,
-            options=options | AVI_OPTIONS if suffix == ".avi" else options,
-        )
-        set_color(stream.codec_context, stored.color)
-        set_quantiser(stream.codec_context, qscale_of(encoder, self._settings))
-        if format.sar:
-            stream.codec_context.sample_aspect_ratio = format.sar
-        self._stream = stream
-        if format.mastering and not carries_mastering(encoder.name):
+        options = encoder_options(encoder, self._settings, self._format)
+        if suffix == ".avi":
+            options |= AVI_OPTIONS
+        self._track = PictureTrack(self._container, encoder, options, self._fitter, self._format, self._settings)
+        self._track.shift_s = self._shift_s
+        if self._format.mastering and not carries_mastering(encoder.name):
             self.notes.say(f"{encoder.name} can't carry the HDR mastering metadata; it is lost")
         if self._fitter.is_lossy and self._settings.pix_fmt is None:
-            self.notes.say(f"{format.pix_fmt} is stored as {stored.pix_fmt} by {encoder.name}")
+            stored = self._fitter.stored.pix_fmt
+            self.notes.say(f"{self._format.pix_fmt} is stored as {stored} by {encoder.name}")
 
     def _add_tags(self, media: Media) -> None:
         self._container.metadata.update(own_tags(media.metadata))
-        self._stream.metadata.update(own_tags(media.video_metadata))
+        self._track.stream.metadata.update(own_tags(media.video_metadata))
         if media.video_disposition:
-            self._stream.disposition = media.video_disposition
+            self._track.stream.disposition = media.video_disposition
         if media.display_matrix is not None:
-            self._stream.set_display_matrix(media.display_matrix)
+            self._track.stream.set_display_matrix(media.display_matrix)
         elif self._format.rotation:
-            self._stream.set_display_rotation(self._format.rotation)
+            self._track.stream.set_display_rotation(self._format.rotation)
         if media.chapters:
             self._container.set_chapters([self._shifted(chapter) for chapter in media.chapters])
 
@@ -128,45 +111,10 @@ class MediaSink:
 
     def write(self, frame: Frame) -> None:
         try:
-            if self._tick is None:
-                self._start(frame)
-            picture = self._fitter.picture(frame)
-            self._stamp(picture, frame)
-            self._mux(self._stream.encode(picture))
+            self._track.write(frame)
             self._companions.mux(frame.packets)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error("write", error) from error
-
-    def _start(self, frame: Frame) -> None:
-        """Opens the encoder and writes the header, now that the unit of time is known."""
-        assert self._encoder is not None
-        coarse = self._encoder.constant_rate or not self._container.format.flags & _VARIABLE_RATE
-        self._time_base = 1 / (self._format.rate or Fraction(25)) if coarse else frame.time_base
-        self._stream.codec_context.time_base = self._time_base
-        self._stream.time_base = self._time_base
-        self._container.start_encoding()
-        # The header decides: GIF counts hundredths of a second, Matroska thousandths.
-        self._tick = max(self._time_base, fraction(self._stream.time_base))
-
-    def _stamp(self, picture: av.VideoFrame, frame: Frame) -> None:
-        assert self._tick is not None
-        time_s = frame.time + self._shift_s
-        tick = ticks(time_s, self._tick)
-        if self._last_tick is not None and tick <= self._last_tick:
-            tick = self._last_tick + 1  # a coarser clock than the source's: each picture still has its own tick
-        self._last_tick = tick
-        self._moved_s = max(self._moved_s, abs(tick * self._tick - time_s))
-        picture.pts = ticks(tick * self._tick, self._time_base)
-        picture.time_base = self._time_base
-        picture.duration = max(1, ticks(frame.duration * frame.time_base, self._time_base))
-        self._durations[picture.pts] = picture.duration
-
-    def _mux(self, packets: Iterable[Any]) -> None:
-        for packet in packets:
-            duration = self._durations.pop(packet.pts, None)
-            if duration is not None:
-                packet.duration = duration
-            self._container.mux(packet)
 
     # -- ending ----------------------------------------------------------------------------------------------------
 
@@ -174,7 +122,7 @@ class MediaSink:
         if self._container is None:
             return
         try:
-            self._mux(_in_decoding_order(self._stream.encode(None)))
+            self._track.finish()
             self._container.close()
             self._container = None
             self._target.publish()
@@ -194,8 +142,8 @@ class MediaSink:
 
     def _say_losses(self) -> None:
         """Reads the finished file back: what its container didn't take is said, not silently lost."""
-        if self._moved_s > _TOLERATED_S:
-            self.notes.say(f"its clock is coarse: pictures moved by up to {float(1000 * self._moved_s):.0f} ms")
+        if self._track.moved_s > _TOLERATED_S:
+            self.notes.say(f"its clock is coarse: pictures moved by up to {float(1000 * self._track.moved_s):.0f} ms")
         if self._companions.refused:
             self.notes.say(f"{self._companions.refused} damaged packets of other streams left out")
         try:
@@ -224,18 +172,3 @@ class MediaSink:
         elif "does not support" in str(error):
             hint = "; choose another --codec, or .mkv, which holds them all"
         return SinkError(f"can't {verb} {self.name}: {reason_of(error)}{hint}")
-
-
-def _in_decoding_order(packets: list[Any]) -> list[Any]:
-    """The last packets of a stream, with decoding times that make sense.
-
-    libx265 gives arbitrary ones when a clip is shorter than its look-ahead. The n-th packet to be decoded can wait
-    until the n-th picture in time minus the largest delay that reordering needs.
-    """
-    if all(packet.dts is not None and packet.pts - _LONGEST_DELAY < packet.dts <= packet.pts for packet in packets):
-        return packets
-    times = sorted(packet.pts for packet in packets)
-    delay = max(time - packet.pts for time, packet in zip(times, packets, strict=True))
-    for time, packet in zip(times, packets, strict=True):
-        packet.dts = time - delay
-    return packets

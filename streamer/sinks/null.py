@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from streamer.frame import Frame, VideoFormat
 from streamer.stage import Media
 
@@ -12,6 +15,7 @@ class NullSink:
     name = "null:"
 
     notes: tuple[str, ...] = ()
+    counts: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self) -> None:
         self.frames = 0

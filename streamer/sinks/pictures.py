@@ -29,6 +29,7 @@ class PictureSink:
     def __init__(self, path: str, settings: EncoderSettings, *, force: bool = False) -> None:
         self.name = path
         self.notes = Notes(path)
+        self.counts: dict[str, int] = {}
         self._pattern = Path(os.path.abspath(path))
         self._is_sequence = NUMBER.search(self._pattern.name) is not None
         self._settings = settings

@@ -6,35 +6,58 @@ from __future__ import annotations
 from fractions import Fraction
 
 from streamer.errors import UsageError, public_url
+from streamer.sources.inputs import is_live
 from streamer.stage import Source
-
-_LATER = ("camera:", "rtsp:", "rtsps:", "rtmp:", "rtmps:", "srt:", "udp:", "rtp:")
 
 
 def make_source(
-    url: str, *, start: Fraction | None = None, duration: Fraction | None = None, rate: Fraction | None = None
+    url: str,
+    *,
+    start: Fraction | None = None,
+    duration: Fraction | None = None,
+    rate: Fraction | None = None,
+    live: bool | None = None,
+    reconnect_limit: int | None = None,
+    rtsp_transport: str = "tcp",
 ) -> Source:
-    """The source that `url` names, not yet opened: `test:` or anything that PyAV decodes.
+    """The source that `url` names, not yet opened: `test:`, a live input, or anything that PyAV decodes.
 
     `start` skips that many seconds, `duration` ends the stream after that many; `rate` is the frame rate of a numbered
-    sequence in Hz. Raises UsageError for a kind that is not known, or values out of range.
+    sequence in Hz. `live` decides whether frames come in real time and may be dropped (None: as the kind of input is
+    by itself); a file or `test:` then plays at its own speed. `reconnect_limit` and `rtsp_transport` ("tcp" or "udp")
+    are for live inputs. Raises UsageError for a kind that is not known, or values out of range.
     """
     if rate is not None and not 0 < rate <= 1000:
         raise UsageError("--fps must be more than 0 and at most 1000")
     start = start or Fraction(0)
     if start < 0 or (duration is not None and duration <= 0):
         raise UsageError("--start must be 0 or more and --duration more than 0 (seconds)")
+    if reconnect_limit is not None and reconnect_limit < 0:
+        raise UsageError("--reconnect-limit must be 0 or more; leave it out to reconnect for ever")
+    live = is_live(url) if live is None else live
+    if live and (is_live(url) or url == "-"):
+        if start or rate is not None:
+            raise UsageError(f"--start and --fps don't apply to live inputs such as {public_url(url)}")
+        from streamer.sources.live import LiveSource
+
+        return LiveSource(url, duration=duration, reconnect_limit=reconnect_limit, rtsp_transport=rtsp_transport)
+    source = _recorded(url, start, duration, rate)
+    if not live:
+        return source
+    from streamer.sources.paced import PacedSource
+
+    return PacedSource(source)
+
+
+def _recorded(url: str, start: Fraction, duration: Fraction | None, rate: Fraction | None) -> Source:
     if url.startswith("test:"):
         if rate is not None:
             raise UsageError("--fps is for numbered sequences: write the rate as in test:640x360@25")
         from streamer.sources.pattern import PatternSource
 
         return PatternSource(url, start=start, duration=duration)
-    if url.startswith(_LATER) or url.startswith("/dev/") or url == "-":
-        raise UsageError(
-            f"can't read {public_url(url)}: live inputs are not supported by this version; give a file, an image, "
-            "a numbered sequence such as frames/%05d.png, or test:"
-        )
+    if is_live(url) and url.startswith(("camera:", "/dev/", "srt:")):
+        raise UsageError(f"{public_url(url)} is live and nothing else: leave out --no-live")
     from streamer.sources.media import MediaSource
 
-    return MediaSource(url, start=start, duration=duration, rate=rate)
+    return MediaSource("pipe:0" if url == "-" else url, start=start, duration=duration, rate=rate)

@@ -14,32 +14,19 @@ import av
 import av.error
 
 from streamer.clock import Splice, Timeline, fraction, ticks
-from streamer.color import range_of
-from streamer.convert import (
-    chroma_location,
-    converted_planes,
-    has_alpha,
-    mastering_of,
-    picture_color,
-    planar_equivalent,
-    planes_of,
-    rgb_as_yuv,
-    side_data,
-)
+from streamer.convert import converted_planes, planar_equivalent, planes_of, side_data
 from streamer.errors import SourceError, public_url, reason_of
-from streamer.frame import MAX_PIXELS, MAX_SIDE_PX, Frame, VideoFormat
+from streamer.frame import Frame, VideoFormat
 from streamer.notes import Notes
 from streamer.sources.deinterlace import Deinterlacer
 from streamer.sources.opening import companions_of, may_jump, open_container, pick_video
+from streamer.sources.pictures import check_size, describe, has_layout_of, has_size_of, nominal_rate
 from streamer.sources.quantiser import EXPORT, qp_of
 from streamer.stage import Media
 
 log = logging.getLogger(__name__)
 
-_STILL_FORMATS = ("image2", "_pipe")
-_CENTERED_CODECS = {"mjpeg", "mpeg1video", "webp"}
 _MAX_DEMUX_ERRORS = 100
-_MAX_RATE = 1000
 _LONGEST_LAST_S = 60
 _EARLY_S = Fraction(1, 2)
 _PREROLL_S = Fraction(1, 10)
@@ -135,7 +122,7 @@ class MediaSource:
             if self._interrupted.is_set():
                 return  # ended before it began
             raise SourceError(self._no_picture())
-        self._format = self._describe(head[-1])
+        self._format = describe(head[-1], self._container, self._stream, self._rate, self._name, self.notes)
         self._media = self._describe_media(head[-1])
         self._frames_total = self._expected_frames()
         self._frames = self._walk(_handed_over(head, events))
@@ -146,11 +133,8 @@ class MediaSource:
         self._stream = stream = pick_video(self._container, self._name)
         stream.thread_type = "AUTO"
         stream.codec_context.options = EXPORT
-        # Raw DV and some transport streams have an absurd average; the guess is better there.
-        rates = [fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
-        self._rate = next((rate for rate in rates if rate <= _MAX_RATE), None)
+        self._rate = nominal_rate(stream)
         self._time_base = fraction(stream.time_base)
-        self._chroma_location = chroma_location(self._container, stream.index)
         self._companions = companions_of(self._container, stream, self.notes)
         self._splice = Splice() if may_jump(self._container) else None
         self._timeline = Timeline(self._time_base, self._rate)
@@ -200,31 +184,6 @@ class MediaSource:
         if self._duration is not None:
             seconds = self._duration if seconds is None else min(seconds, self._duration)
         return round(seconds * self._rate) if seconds and self._rate else self._stream.frames or None
-
-    def _describe(self, picture: av.VideoFrame) -> VideoFormat:
-        original = picture.format.name
-        location = self._chroma_location
-        if location == "unspecified" and self._stream.codec_context.name in _CENTERED_CODECS:
-            location = "center"
-        color = picture_color(picture, location)
-        pix_fmt = planar_equivalent(original)
-        if picture.format.is_rgb or picture.format.has_palette:
-            color = rgb_as_yuv(color, still=self._container.format.name.endswith(_STILL_FORMATS))
-            log.info("%s is %s: enhanced as %s", self._name, original, pix_fmt)
-        tags = {key.lower(): value for key, value in self._stream.metadata.items()}
-        if has_alpha(original) or tags.get("alpha_mode") == "1":
-            self.notes.say("its alpha channel is left out, the picture is treated as opaque")
-        sar = self._stream.sample_aspect_ratio
-        return VideoFormat(
-            picture.width,
-            picture.height,
-            pix_fmt,
-            color,
-            fraction(sar) if sar else Fraction(0),
-            self._rate,
-            picture.rotation,
-            mastering_of(picture),
-        )
 
     def _describe_media(self, first: av.VideoFrame) -> Media:
         matrix = side_data(first).get("DISPLAYMATRIX", b"")
@@ -298,15 +257,12 @@ class MediaSource:
 
     def _frame(self, picture: av.VideoFrame, pts: int, duration: int, index: int, packets: list[Any]) -> Frame:
         format = self.format
-        name = picture.format.name.replace("yuvj", "yuv")
-        same_size = (picture.width, picture.height) == (format.width, format.height)
-        same_range = range_of(picture_color(picture, "")) == range_of(format.color)
-        if not (same_size and same_range and name == format.pix_fmt):
-            if not same_size or planar_equivalent(name) != format.pix_fmt:
+        if has_size_of(picture, format) and has_layout_of(picture, format):
+            planes = planes_of(picture, format.layout)
+        else:
+            if not has_size_of(picture, format) or planar_equivalent(picture.format.name) != format.pix_fmt:
                 self._count("format changes")
             planes = converted_planes(picture, format)
-        else:
-            planes = planes_of(picture, format.layout)
         own_s = picture.duration * fraction(picture.time_base)
         self._end_seen = max(self._end_seen, pts * self._time_base + own_s)
         return Frame(
@@ -377,7 +333,7 @@ class MediaSource:
     def _decoded(self, packet: Any) -> Iterator[av.VideoFrame]:
         try:
             for picture in packet.decode():
-                self._check_size(picture)
+                check_size(picture, self._name)
                 picture.pts = self._timeline.place(picture.pts, picture.dts)
                 picture.time_base = self._time_base
                 yield picture
@@ -385,14 +341,6 @@ class MediaSource:
             raise SourceError(f"can't decode {self._name}: not enough memory for its pictures") from error
         except av.error.FFmpegError:
             self._count("corrupt packets")
-
-    def _check_size(self, picture: av.VideoFrame) -> None:
-        width, height = picture.width, picture.height
-        if max(width, height) > MAX_SIDE_PX or width * height > MAX_PIXELS:
-            raise SourceError(
-                f"{self._name} has pictures of {width}x{height}; the limit is {MAX_SIDE_PX} pixels a side and "
-                f"{MAX_PIXELS >> 20} megapixels"
-            )
 
     def _lacks_packets(self) -> bool:
         """Whether fewer packets came than the container's index promises."""

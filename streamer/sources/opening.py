@@ -28,7 +28,7 @@ def open_container(url: str, name: str, notes: Notes, rate: Fraction | None = No
     """
     options: dict[str, str] = {}
     target = url
-    if "://" not in url:
+    if "://" not in url and url != "pipe:0":
         target = os.path.abspath(url)
         if _SEQUENCE.search(os.path.basename(target)) and not os.path.isfile(target):
             options = {"start_number": str(_first_number(Path(target), name, notes)), "framerate": str(rate or 25)}

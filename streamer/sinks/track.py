@@ -14,7 +14,8 @@ from streamer.frame import Frame, VideoFormat
 from streamer.sinks.codecs import Encoder, EncoderSettings, qscale_of, set_quantiser
 from streamer.sinks.fitting import Fitter
 
-_LONGEST_DELAY = 1 << 40
+_LONGEST_DELAY = 1 << 30
+"""More than any reordering needs, and still a difference that MP4 can hold, which is 31 bits."""
 _VARIABLE_RATE = 0x400
 """FFmpeg's AVFMT_VARIABLE_FPS."""
 
@@ -107,7 +108,10 @@ def _in_decoding_order(packets: list[Any]) -> list[Any]:
     libx265 gives arbitrary ones when a clip is shorter than its look-ahead. The n-th packet to be decoded can wait
     until the n-th picture in time minus the largest delay that reordering needs.
     """
-    if all(packet.dts is not None and packet.pts - _LONGEST_DELAY < packet.dts <= packet.pts for packet in packets):
+    given = [packet.dts for packet in packets]
+    if all(
+        dts is not None and 0 <= packet.pts - dts < _LONGEST_DELAY for dts, packet in zip(given, packets, strict=True)
+    ):
         return packets
     times = sorted(packet.pts for packet in packets)
     delay = max(time - packet.pts for time, packet in zip(times, packets, strict=True))

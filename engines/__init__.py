@@ -4,18 +4,22 @@ Knows nothing of video: arrays in, arrays out. Importing it loads no inference l
 engine loads its own when it is opened.
 """
 
+from .background import PlanBuild
 from .base import Array, Engine, EngineError, SlotBuffers, TensorSpec, Ticket
 from .onnxruntime import OnnxRuntimeEngine
 from .openvino import OpenVINOEngine
 from .pixels import check_contract, for_bits, scale_of
 from .select import (
     EngineChoice,
+    EngineOption,
     EngineRow,
     available_engines,
     build_engine,
     choose_engine,
     engine_names,
+    engine_options,
     open_engine,
+    plan_is_ready,
 )
 from .tensorrt import PlanCache, PlanEntry, TensorRTEngine, TensorRTRTXEngine, diagnose_gpu, explain
 
@@ -24,9 +28,11 @@ __all__ = [
     "Engine",
     "EngineChoice",
     "EngineError",
+    "EngineOption",
     "EngineRow",
     "OnnxRuntimeEngine",
     "OpenVINOEngine",
+    "PlanBuild",
     "PlanCache",
     "PlanEntry",
     "SlotBuffers",
@@ -40,8 +46,10 @@ __all__ = [
     "choose_engine",
     "diagnose_gpu",
     "engine_names",
+    "engine_options",
     "explain",
     "for_bits",
     "open_engine",
+    "plan_is_ready",
     "scale_of",
 ]

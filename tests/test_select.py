@@ -140,6 +140,17 @@ def test_openvino_reports_to_nobody(tmp_path: Path) -> None:
 
 
 def test_public_names_are_the_exported_ones() -> None:
-    submodules = {"base", "cpu", "int8", "model", "onnxruntime", "openvino", "pixels", "select", "tensorrt"}
+    submodules = {
+        "background",
+        "base",
+        "cpu",
+        "int8",
+        "model",
+        "onnxruntime",
+        "openvino",
+        "pixels",
+        "select",
+        "tensorrt",
+    }
     public = {name for name in vars(engines) if not name.startswith("_")} - submodules
     assert public == set(engines.__all__)

@@ -147,6 +147,7 @@ def enhance(
             level=fixed_level,
             noise=fixed_noise,
             precision=precision,
+            at_once=source.live,
         )
         stages.append(stage)
     sinks = [make_sink(name, settings, force=force) for name in names]

@@ -18,7 +18,7 @@ LEVELS = (
     {"errors", "notes"},
     {"frame", "clock", "channel", "stats"},
     {"pool", "color", "stage", "tiling", "level", "level_weights"},
-    {"convert"},
+    {"convert", "guard", "runner"},
     {"sources", "sinks", "enhancer"},
     {"pipeline"},
     {"job", "image", "progress", "compare", "flicker", "vmaf", "doctor", "demo", "plans"},

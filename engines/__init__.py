@@ -7,6 +7,7 @@ engine loads its own when it is opened.
 from .background import PlanBuild
 from .base import Array, Engine, EngineError, SlotBuffers, TensorSpec, Ticket
 from .onnxruntime import OnnxRuntimeEngine
+from .onnxruntime_cuda import OnnxRuntimeCudaEngine
 from .openvino import OpenVINOEngine
 from .pixels import check_contract, for_bits, scale_of
 from .select import (
@@ -30,6 +31,7 @@ __all__ = [
     "EngineError",
     "EngineOption",
     "EngineRow",
+    "OnnxRuntimeCudaEngine",
     "OnnxRuntimeEngine",
     "OpenVINOEngine",
     "PlanBuild",

@@ -13,6 +13,8 @@ from .cpu import cpu_name
 from .int8 import can_int8, cpu_has_int8, to_int8
 from .model import model_name
 from .onnxruntime import OnnxRuntimeEngine
+from .onnxruntime_cuda import FIX as ONNXRUNTIME_CUDA_FIX
+from .onnxruntime_cuda import OnnxRuntimeCudaEngine
 from .openvino import OpenVINOEngine
 from .pixels import LUMA, for_bits
 from .tensorrt import (
@@ -293,6 +295,17 @@ def _probe_onnxruntime() -> EngineRow:
     return _probe_cpu("onnxruntime", distributions, "pip install 'streamer-enhancer[ort]'")
 
 
+def _probe_onnxruntime_cuda() -> EngineRow:
+    name = OnnxRuntimeCudaEngine.name
+    version = _version(("onnxruntime-gpu",)) if _importable("onnxruntime") else None
+    if version is None:
+        reason = (
+            f"the package onnxruntime-gpu is not installed; on a machine with an NVIDIA GPU: {ONNXRUNTIME_CUDA_FIX}"
+        )
+        return EngineRow(name, False, reason)
+    return _on_driver(name, version, F32)
+
+
 def _probe_cpu(name: str, distributions: tuple[str, ...], fix: str) -> EngineRow:
     if not _importable(name):
         return EngineRow(name, False, f"the package {name} is not installed; run: {fix}")
@@ -317,13 +330,19 @@ def _probe_gpu(backend: Backend) -> EngineRow:
         what = f"the package {missing[0]} is" if len(missing) == 1 else f"the packages {' and '.join(missing)} are"
         reason = f"{what} not installed; on a machine with an NVIDIA GPU, run: {backend.install}"
         return EngineRow(backend.name, False, reason, version)
+    return _on_driver(backend.name, version, F16)
+
+
+def _on_driver(name: str, version: str | None, precision: str) -> EngineRow:
+    """The row of an engine whose packages are all there."""
     try:
         driver = find_driver()
     except DriverError as error:
-        return EngineRow(backend.name, False, str(error), version)
-    names = ", ".join(f"{number}: {name}" for number, name in enumerate(driver.devices))
-    reason = f"runs on the GPU in float16 ({names}; the driver has CUDA {driver.cuda})"
-    return EngineRow(backend.name, True, reason, version or "unknown", driver.devices[0])
+        return EngineRow(name, False, str(error), version)
+    names = ", ".join(f"{number}: {device}" for number, device in enumerate(driver.devices))
+    digits = {F16: "float16", F32: "float32"}[precision]
+    reason = f"runs on the GPU in {digits} ({names}; the driver has CUDA {driver.cuda})"
+    return EngineRow(name, True, reason, version or "unknown", driver.devices[0])
 
 
 def _importable(module: str) -> bool:
@@ -345,6 +364,7 @@ def _version(distributions: tuple[str, ...]) -> str | None:
 _TABLE = (
     _Entry("tensorrt", _probe_tensorrt, TensorRTEngine, (F16, F32), builds_plans=True),
     _Entry("tensorrt-rtx", _probe_tensorrt_rtx, TensorRTRTXEngine, (F16, F32), builds_plans=True),
+    _Entry("onnxruntime-cuda", _probe_onnxruntime_cuda, OnnxRuntimeCudaEngine, (F32, F16)),
     _Entry("openvino", _probe_openvino, OpenVINOEngine, (F32, INT8)),
     _Entry("onnxruntime", _probe_onnxruntime, OnnxRuntimeEngine, (F32, INT8)),
 )

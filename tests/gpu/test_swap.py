@@ -21,6 +21,7 @@ from engines import PlanBuild, PlanCache, background
 from onnx_models.cards import ModelCard, load_card
 from streamer.enhancer import EnhanceStage
 from streamer.frame import Frame, VideoFormat
+from streamer.guard import HITS
 from streamer.pipeline import Pipeline
 from streamer.sinks.null import NullSink
 from streamer.stage import Media
@@ -93,12 +94,17 @@ def child_of(stage: EnhanceStage) -> PlanBuild:
     return build
 
 
-def check(card: ModelCard, results: list[Frame]) -> None:
-    """All of them, once, in order, and each is what becomes of its own picture, in int8, float16 or float32."""
+def check(card: ModelCard, results: list[Frame], interpolated: int = 0) -> None:
+    """All of them, once, in order, and each is what becomes of its own picture, in int8, float16 or float32.
+
+    The first ones may be interpolations.
+    """
     assert [frame.index for frame in results] == list(range(FRAMES))
     stage, wanted = EnhanceStage(card, engine="openvino", level=0.3, noise=0.1, precision="f32"), list[Frame]()
     stage.open(numbered(0).format)
-    run_through(stage, wanted, range(FRAMES))
+    for number in range(FRAMES):
+        stage.strength = 0.0 if number < interpolated else 1.0
+        wanted += stage.process(numbered(number))
     wanted += stage.flush()
     stage.close()
     for found, reference in zip(results, wanted, strict=True):
@@ -257,6 +263,36 @@ def test_a_system_without_room_for_a_child_is_told(
     stage.close()
     assert stage.engine_name == "openvino"
     assert "cannot start a process that builds a plan: No such file" in caplog.text
+
+
+def test_a_live_job_whose_float16_is_black_goes_to_the_cpu_and_then_to_float32(
+    card: ModelCard, real_child: None, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engines.build_engine(card.path, height=HEIGHT, width=WIDTH)
+    real = engines.TensorRTEngine._collect
+
+    def spoil(self: engines.TensorRTEngine, slot: int) -> None:
+        real(self, slot)
+        if self.precision == "f16":
+            self._buffers[slot].outputs["enhanced"][...] = 0
+
+    monkeypatch.setattr(engines.TensorRTEngine, "_collect", spoil)
+    stage, results, ran = live(card), list[Frame](), list[tuple[str, str]]()
+    stage.open(numbered(0).format)
+    for number in range(FRAMES):
+        if number == FRAMES - 5:
+            gate.end(stage)
+        results += stage.process(numbered(number))
+        ran.append((stage.engine_name, stage.precision))
+    results += stage.flush()
+    stage.close()
+    assert [name for name, _ in dict.fromkeys(ran)] == ["tensorrt", "openvino", "tensorrt"]
+    assert ran[-1] == ("tensorrt", "f32")
+    spoilt = stage.counts["replaced frames"]
+    assert stage.counts == {"replaced frames": spoilt, "engines replaced": 1, "engine swaps": 1}
+    assert HITS <= spoilt <= HITS + 3
+    check(card, results, interpolated=spoilt)
+    assert "tensorrt gave 3 damaged pictures among 100: openvino takes its place" in caplog.text
 
 
 class Camera:

@@ -159,12 +159,23 @@ def test_after_float32_comes_the_next_engine(
             return real(self)
 
         monkeypatch.setattr(FaultyEngine, "_open", refuse)
-    frames, stage = [scene(number) for number in range(16)], stage_for(card)
+    frames, stage = [scene(number) for number in range(16)], stage_for(card, device=1)  # which the CPU doesn't have
     results = run(stage, frames)
     check(card, frames, results, set(range(stage.counts["replaced frames"])))
     assert stage.engine_name == "openvino"
     assert stage.counts["engines replaced"] == (2 if why == "damages too" else 1)
     assert ("faulty in f32 is passed over: the GPU is full" in caplog.text) == (why == "does not open")
+
+
+def test_the_next_engine_is_judged_by_its_own_pictures(card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    faulty.install(
+        monkeypatch, lambda number, precision, picture: black(picture) if precision == "f16" or number == 2 else None
+    )
+    frames, stage = [scene(number) for number in range(16)], stage_for(card)
+    assert len(run(stage, frames)) == 16
+    assert stage.counts["engines replaced"] == 1
+    assert HITS + 1 <= stage.counts["replaced frames"] <= HITS + 3
+    assert (stage.engine_name, stage.precision) == (faulty.NAME, "f32")
 
 
 def test_without_another_engine_frames_are_interpolated(

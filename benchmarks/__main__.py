@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks import gpu as gpu_benchmark
 from benchmarks import level as level_benchmark
 from benchmarks import memory as memory_benchmark
 from benchmarks import networks as networks_benchmark
@@ -14,6 +15,7 @@ from benchmarks import quality as quality_benchmark
 from benchmarks import speed as speed_benchmark
 from benchmarks import startup as startup_benchmark
 from benchmarks.report import Report
+from engines import EngineError
 
 app = typer.Typer(help="Measure streamer-enhancer on this machine.", no_args_is_help=True, add_completion=False)
 
@@ -70,6 +72,24 @@ def networks(
 ) -> None:
     """Milliseconds a frame of the shipped networks, and of other shapes with random weights (needs torch)."""
     _show(networks_benchmark.run(shapes or [], frames, repeat, engine, shipped=shipped), json)
+
+
+@app.command()
+def gpu(
+    model: Annotated[str, typer.Option(help="A shipped model.")] = "upscale-x2-nano",
+    frames: Annotated[int, typer.Option(min=8, help="Frames per case and round, and of the job.")] = 1000,
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds; each runs every case once.")] = 5,
+    engine: Annotated[str, typer.Option(help="auto, tensorrt or tensorrt-rtx.")] = "auto",
+    device: Annotated[int, typer.Option(help="Which GPU, where there are several.")] = 0,
+    json: JsonOption = None,
+) -> None:
+    """Milliseconds a frame on an NVIDIA GPU, how much of them its copies and inferences need, and frames/s of a job."""
+    try:
+        report = gpu_benchmark.run(model, frames, repeat, engine=engine, device=device)
+    except EngineError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    _show(report, json)
 
 
 @app.command()

@@ -78,18 +78,24 @@ def time_frame(candidate: Candidate, frames: int, engine: str) -> float:
     """Wall milliseconds a frame, two in flight."""
     height, width = SIZES.get(candidate.scale, SMALL)
     with engines.open_engine(candidate.model, height=height, width=width, engine=engine) as opened:
-        luma = np.random.default_rng(0).integers(16, 236, (1, 1, height, width), np.uint8)
-        scalars = {spec.name: np.full(spec.shape, 0.5, spec.dtype) for spec in opened.inputs if spec.name != "luma"}
-        flying: deque[engines.Ticket] = deque()
-        for number in range(WARM_UP + frames):
-            if number == WARM_UP:
-                before = Usage.now()
-            if len(flying) == opened.slots:
-                opened.collect(flying.popleft())
-            flying.append(opened.submit({"luma": luma, **scalars}))
-        while flying:
+        return frame_ms(opened, frames)
+
+
+def frame_ms(opened: engines.Engine, frames: int) -> float:
+    """Wall milliseconds a frame of noise, with as many in flight as the engine has slots."""
+    size = next(spec.shape for spec in opened.inputs if spec.name == "luma")
+    luma = np.random.default_rng(0).integers(16, 236, size, np.uint8)
+    scalars = {spec.name: np.full(spec.shape, 0.5, spec.dtype) for spec in opened.inputs if spec.name != "luma"}
+    flying: deque[engines.Ticket] = deque()
+    for number in range(WARM_UP + frames):
+        if number == WARM_UP:
+            before = Usage.now()
+        if len(flying) == opened.slots:
             opened.collect(flying.popleft())
-        return Usage.now().since(before).wall_ns / 1e6 / frames
+        flying.append(opened.submit({"luma": luma, **scalars}))
+    while flying:
+        opened.collect(flying.popleft())
+    return Usage.now().since(before).wall_ns / 1e6 / frames
 
 
 def _text(found: dict[str, Any]) -> str:

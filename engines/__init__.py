@@ -4,18 +4,23 @@ Knows nothing of video: arrays in, arrays out. Importing it loads no inference l
 engine loads its own when it is opened.
 """
 
+from .background import PlanBuild
 from .base import Array, Engine, EngineError, SlotBuffers, TensorSpec, Ticket
 from .onnxruntime import OnnxRuntimeEngine
+from .onnxruntime_cuda import OnnxRuntimeCudaEngine
 from .openvino import OpenVINOEngine
 from .pixels import check_contract, for_bits, scale_of
 from .select import (
     EngineChoice,
+    EngineOption,
     EngineRow,
     available_engines,
     build_engine,
     choose_engine,
     engine_names,
+    engine_options,
     open_engine,
+    plan_is_ready,
 )
 from .tensorrt import PlanCache, PlanEntry, TensorRTEngine, TensorRTRTXEngine, diagnose_gpu, explain
 
@@ -24,9 +29,12 @@ __all__ = [
     "Engine",
     "EngineChoice",
     "EngineError",
+    "EngineOption",
     "EngineRow",
+    "OnnxRuntimeCudaEngine",
     "OnnxRuntimeEngine",
     "OpenVINOEngine",
+    "PlanBuild",
     "PlanCache",
     "PlanEntry",
     "SlotBuffers",
@@ -40,8 +48,10 @@ __all__ = [
     "choose_engine",
     "diagnose_gpu",
     "engine_names",
+    "engine_options",
     "explain",
     "for_bits",
     "open_engine",
+    "plan_is_ready",
     "scale_of",
 ]

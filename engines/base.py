@@ -86,6 +86,8 @@ class Engine(ABC):
 
     name: ClassVar[str]
     """The name of the back end, as in the table of engines."""
+    on_gpu: ClassVar[bool] = False
+    """Whether it computes on a GPU, whose results nobody but the user can check."""
 
     def __init__(self, slots: int) -> None:
         if slots < 1:

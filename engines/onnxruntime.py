@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ class OnnxRuntimeEngine(CpuEngine):
     """
 
     name = "onnxruntime"
+    provider: ClassVar[str] = PROVIDER
+    """What ONNX Runtime calls that which computes."""
 
     def _reset(self) -> None:
         self._session: Any = None
@@ -58,21 +60,28 @@ class OnnxRuntimeEngine(CpuEngine):
 
     def _make_session(self, workers: int) -> Any:
         fixed = with_shapes(self._model, self._shapes)
-        vendor = _vendor()
+        vendor = load_onnxruntime(self.name)
         options = vendor.SessionOptions()
         # Workers take part in the computation and share the session's pool beside them.
-        options.intra_op_num_threads = self._threads - workers + 1
+        options.intra_op_num_threads = max(1, self._threads - workers + 1)
         options.inter_op_num_threads = 1
         # Spinning threads wait for work at the full cost of a core.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         options.log_severity_level = 4  # errors are raised; printing them too is noise
-        session = vendor.InferenceSession(fixed.content, options, providers=[PROVIDER])
-        if session.get_providers() != [PROVIDER]:
-            raise EngineError(
-                f"the onnxruntime engine asked for {PROVIDER} and got {session.get_providers()}; reinstall onnxruntime"
-            )
+        session = vendor.InferenceSession(fixed.content, options, providers=self._providers(vendor))
+        running = session.get_providers()
+        if running[:1] != [self.provider]:
+            raise EngineError(self._refusal(running))
         return session
+
+    def _providers(self, vendor: Any) -> list[Any]:
+        """What to ask for, the most wanted first. Raises EngineError if this package can't have it."""
+        return [self.provider]
+
+    def _refusal(self, running: list[str]) -> str:
+        """What to say when something else runs."""
+        return f"the {self.name} engine asked for {self.provider} and got {running}; reinstall onnxruntime"
 
     def _bind(self, buffers: SlotBuffers) -> Any:
         binding = self._session.io_binding()
@@ -93,13 +102,18 @@ def _spec(value: Any) -> TensorSpec:
     return TensorSpec(value.name, tuple(value.shape), np.dtype(DTYPES[value.type]))
 
 
-def _vendor() -> Any:
-    """The onnxruntime module, with its usage statistics (on Windows) switched off."""
+def load_onnxruntime(engine: str) -> Any:
+    """The onnxruntime module, with its usage statistics (on Windows) switched off.
+
+    Raises:
+        EngineError: not installed; the message is about `engine`.
+    """
+    extra = "ort" if engine == OnnxRuntimeEngine.name else "gpu"
     try:
         vendor: Any = importlib.import_module("onnxruntime")
     except ImportError as error:
         raise EngineError(
-            f"cannot use the onnxruntime engine: {error}; run: pip install --upgrade 'streamer-enhancer[ort]'"
+            f"cannot use the {engine} engine: {error}; run: pip install --upgrade 'streamer-enhancer[{extra}]'"
         ) from error
     vendor.disable_telemetry_events()
     return vendor

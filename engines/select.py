@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from .cpu import cpu_name
 from .int8 import can_int8, cpu_has_int8, to_int8
 from .model import model_name
 from .onnxruntime import OnnxRuntimeEngine
+from .onnxruntime_cuda import FIX as ONNXRUNTIME_CUDA_FIX
+from .onnxruntime_cuda import OnnxRuntimeCudaEngine
 from .openvino import OpenVINOEngine
 from .pixels import LUMA, for_bits
 from .tensorrt import (
@@ -59,17 +61,28 @@ class EngineChoice:
     reasons: tuple[str, ...]
 
 
-CpuEngine = type[OpenVINOEngine] | type[OnnxRuntimeEngine]
-GpuEngine = type[TensorRTEngine] | type[TensorRTRTXEngine]
+@dataclass(frozen=True, slots=True)
+class EngineOption:
+    """One way of opening a model: a name and a precision that `open_engine` takes."""
+
+    name: str
+    precision: str
+    on_gpu: bool
+    builds_plans: bool
+    """Opening it may take minutes, unless `plan_is_ready`."""
+
+
+OpenableEngine = type[OpenVINOEngine] | type[OnnxRuntimeEngine] | type[TensorRTEngine]
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     name: str
     probe: Callable[[], EngineRow]
-    make: CpuEngine | GpuEngine
+    make: OpenableEngine
     precisions: tuple[str, ...]
     """That it can be opened in; the first one is always possible."""
+    builds_plans: bool = False
 
 
 def available_engines() -> tuple[EngineRow, ...]:
@@ -105,6 +118,27 @@ def choose_engine(name: str = AUTO) -> EngineChoice:
         if row.usable:
             return EngineChoice(row, tuple(reasons))
     raise EngineError(f"no engine can run here: {'; '.join(reasons)}")
+
+
+def engine_options(name: str = AUTO, precision: str = AUTO) -> tuple[EngineOption, ...]:
+    """What a model may be opened with, in order of preference, for somebody who goes on when one of them fails.
+
+    First what was asked for; on a GPU that would run it in float16 the same in float32; then every other usable engine,
+    in the precision asked for if it has that, else in its own. A named engine has the same successors.
+
+    Raises:
+        EngineError: see `choose_engine`.
+    """
+    first = choose_engine(name).row.name
+    names = [first, *(row.name for row in available_engines() if row.usable and row.name != first)]
+    options = []
+    for each in names:
+        entry = _entry(each)
+        wanted = precision if precision in entry.precisions or each == first else AUTO
+        options.append(EngineOption(each, wanted, entry.make.on_gpu, entry.builds_plans))
+        if entry.precisions[0] == F16 and wanted != F32:
+            options.append(replace(options[-1], precision=F32))
+    return tuple(options)
 
 
 def open_engine(
@@ -172,18 +206,37 @@ def build_engine(
     Raises:
         EngineError: as `open_engine`; an engine that builds nothing.
     """
-    rows = [row for row in available_engines() if F16 in _entry(row.name).precisions]
+    rows = [row for row in available_engines() if _entry(row.name).builds_plans]
     usable = [row.name for row in rows if row.usable]
     if engine == AUTO and not usable:
         raise EngineError(
             f"no engine that builds plans can run here: {'; '.join(f'{r.name}: {r.reason}' for r in rows)}"
         )
     row = choose_engine(usable[0] if engine == AUTO else engine).row
-    if F16 not in _entry(row.name).precisions:
+    if not _entry(row.name).builds_plans:
         raise EngineError(f"the {row.name} engine builds no plans: use {' or '.join(each.name for each in rows)}")
     given = {"settings": BuildSettings(level=level), "progress": progress}
     with _make(_entry(row.name), model, (height, width), bits, device, precision, slots=1, **given):
         return row
+
+
+def plan_is_ready(
+    model: Path | bytes,
+    *,
+    height: int,
+    width: int,
+    bits: int = 8,
+    engine: str = AUTO,
+    device: int = 0,
+    precision: str = AUTO,
+) -> bool:
+    """Whether `open_engine` with the same arguments would not have to build a plan: it is cached, or there is none.
+
+    Raises:
+        EngineError: as `open_engine`, as far as that shows without opening.
+    """
+    made = _make(_entry(choose_engine(engine).row.name), model, (height, width), bits, device, precision)
+    return not isinstance(made, TensorRTEngine) or made.has_plan()
 
 
 def _make(
@@ -198,15 +251,17 @@ def _make(
     height, width = size
     if height < 1 or width < 1:
         raise EngineError(f"cannot open a model for {width}x{height}: use sizes of 1 or more")
-    on_gpu = F16 in entry.precisions
+    on_gpu = entry.make.on_gpu
     if device != 0 and not on_gpu:
         raise EngineError(f"the {entry.name} engine runs on the CPU, which is device 0: there is no device {device}")
     content = for_bits(model, bits)
     chosen = _choose_precision(precision, content, entry)
     if on_gpu:
-        settings |= {"device": device, "cache": PlanCache()}
+        settings["device"] = device
+    if entry.builds_plans:
+        settings["cache"] = PlanCache()
     if chosen == F16:
-        content = half_precision(content, settings["cache"])
+        content = half_precision(content, PlanCache())
     elif chosen == INT8:
         content = to_int8(content)
     title = f"{model_name(model)} for {width}x{height}"
@@ -240,6 +295,17 @@ def _probe_onnxruntime() -> EngineRow:
     return _probe_cpu("onnxruntime", distributions, "pip install 'streamer-enhancer[ort]'")
 
 
+def _probe_onnxruntime_cuda() -> EngineRow:
+    name = OnnxRuntimeCudaEngine.name
+    version = _version(("onnxruntime-gpu",)) if _importable("onnxruntime") else None
+    if version is None:
+        reason = (
+            f"the package onnxruntime-gpu is not installed; on a machine with an NVIDIA GPU: {ONNXRUNTIME_CUDA_FIX}"
+        )
+        return EngineRow(name, False, reason)
+    return _on_driver(name, version, F32)
+
+
 def _probe_cpu(name: str, distributions: tuple[str, ...], fix: str) -> EngineRow:
     if not _importable(name):
         return EngineRow(name, False, f"the package {name} is not installed; run: {fix}")
@@ -264,13 +330,19 @@ def _probe_gpu(backend: Backend) -> EngineRow:
         what = f"the package {missing[0]} is" if len(missing) == 1 else f"the packages {' and '.join(missing)} are"
         reason = f"{what} not installed; on a machine with an NVIDIA GPU, run: {backend.install}"
         return EngineRow(backend.name, False, reason, version)
+    return _on_driver(backend.name, version, F16)
+
+
+def _on_driver(name: str, version: str | None, precision: str) -> EngineRow:
+    """The row of an engine whose packages are all there."""
     try:
         driver = find_driver()
     except DriverError as error:
-        return EngineRow(backend.name, False, str(error), version)
-    names = ", ".join(f"{number}: {name}" for number, name in enumerate(driver.devices))
-    reason = f"runs on the GPU in float16 ({names}; the driver has CUDA {driver.cuda})"
-    return EngineRow(backend.name, True, reason, version or "unknown", driver.devices[0])
+        return EngineRow(name, False, str(error), version)
+    names = ", ".join(f"{number}: {device}" for number, device in enumerate(driver.devices))
+    digits = {F16: "float16", F32: "float32"}[precision]
+    reason = f"runs on the GPU in {digits} ({names}; the driver has CUDA {driver.cuda})"
+    return EngineRow(name, True, reason, version or "unknown", driver.devices[0])
 
 
 def _importable(module: str) -> bool:
@@ -290,8 +362,9 @@ def _version(distributions: tuple[str, ...]) -> str | None:
 
 # In order of preference. A new engine is one file, one row here and one entry in its tests.
 _TABLE = (
-    _Entry("tensorrt", _probe_tensorrt, TensorRTEngine, (F16, F32)),
-    _Entry("tensorrt-rtx", _probe_tensorrt_rtx, TensorRTRTXEngine, (F16, F32)),
+    _Entry("tensorrt", _probe_tensorrt, TensorRTEngine, (F16, F32), builds_plans=True),
+    _Entry("tensorrt-rtx", _probe_tensorrt_rtx, TensorRTRTXEngine, (F16, F32), builds_plans=True),
+    _Entry("onnxruntime-cuda", _probe_onnxruntime_cuda, OnnxRuntimeCudaEngine, (F32, F16)),
     _Entry("openvino", _probe_openvino, OpenVINOEngine, (F32, INT8)),
     _Entry("onnxruntime", _probe_onnxruntime, OnnxRuntimeEngine, (F32, INT8)),
 )

@@ -69,7 +69,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON summary
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
 VersionOption = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it and exit.")]
 ModelOption = Annotated[str, typer.Option(help="A model's name, auto, or none (transcode only).")]
-EngineOption = Annotated[str, typer.Option(help="auto, openvino, onnxruntime, tensorrt or tensorrt-rtx.")]
+EngineOption = Annotated[str, typer.Option(help="auto, or one of those that `streamer engines list` shows.")]
 StrengthOption = Annotated[float, typer.Option(help="0 interpolates, 1 is the network, up to 1.5 exaggerates.")]
 LevelOption = Annotated[
     Any,

@@ -15,13 +15,16 @@ from onnx_models.cards import ModelCard, verify
 from streamer.color import ChromaScaler
 from streamer.errors import EnhanceError, UsageError
 from streamer.frame import MAX_PIXELS, MAX_SIDE_PX, Frame, Plane, VideoFormat
+from streamer.guard import HITS, WINDOW, Guard
 from streamer.level import LevelMeter, Levels
 from streamer.pool import PlanePool
-from streamer.tiling import Tile, TilePlan, plan_tiles
+from streamer.runner import Runner
+from streamer.tiling import Tile, plan_tiles
 
 log = logging.getLogger(__name__)
 
 MAX_STRENGTH = 1.5
+REPLACED_FRAMES = "replaced frames"
 MAX_TILE_PX = 1 << 20
 """Larger frames are cut into tiles, which bounds the engine's memory and keeps it in the processor's caches."""
 
@@ -47,6 +50,10 @@ class EnhanceStage:
     A conditioned model is told how degraded the stream is by compression (`level`) and by its sensor (`noise`), each
     from 0 (clean) to 1 (heavy), or None to measure it. Raises UsageError for numbers out of range, and for one given to
     a model that takes none. `precision` is "f32", "f16", "int8" or "auto", as in `engines.open_engine`.
+
+    What a GPU gives is looked at by a `Guard`: a damaged frame is replaced by its interpolation, and an engine that
+    gives several by another engine. With `at_once` a plan that has to be built is not waited for; see `Runner`. Engines
+    change between two frames: none is lost, repeated or overtaken by that.
     """
 
     name = "enhance"
@@ -63,6 +70,7 @@ class EnhanceStage:
         precision: str = "auto",
         max_tile_px: int = MAX_TILE_PX,
         threads: int | None = None,
+        at_once: bool = False,
     ) -> None:
         self.card = card
         self.strength = check_strength(strength)
@@ -72,19 +80,16 @@ class EnhanceStage:
         self._fixed_noise = check_level("noise", noise, card)
         self._meter = LevelMeter()
         self._levels_sum, self._levels_count = np.zeros(2), 0
-        self._precision = precision
-        self._engine_name = engine
-        self._device = device
         self._max_tile_px = max_tile_px
-        self._threads = threads
-        self._engine: engines.Engine | None = None
+        self._runner = Runner(card, engine=engine, device=device, precision=precision, threads=threads, at_once=at_once)
+        self._guard = Guard(8, card.scale)
         self._in_flight: deque[_Inference] = deque()
         self._pool = PlanePool()
 
     @property
     def engine_name(self) -> str:
         """The back end that runs or ran; before `open`, the one asked for."""
-        return self._engine_name
+        return self._runner.name
 
     @property
     def planes_allocated(self) -> int:
@@ -94,7 +99,13 @@ class EnhanceStage:
     @property
     def precision(self) -> str:
         """Of the engine that runs or ran; before `open`, the one asked for."""
-        return self._precision
+        return self._runner.precision
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was unusual so far, by name: frames replaced, engines swapped and replaced."""
+        replaced = {REPLACED_FRAMES: self._guard.replaced} if self._guard.replaced else {}
+        return {**replaced, **self._runner.counts}
 
     @property
     def mean_levels(self) -> Levels | None:
@@ -120,13 +131,18 @@ class EnhanceStage:
         if len(self._plan.tiles) > 1:
             log.info("frames go through the engine in %d tiles", len(self._plan.tiles))
         self._chroma = ChromaScaler(format.layout, format.color, scale)
-        self._engine = self._open_engine(format, self._plan)
-        self._conditioned = any(spec.name == "level" for spec in self._engine.inputs)
+        self._guard = Guard(format.layout.bits, scale)
+        self._runner.open(self._plan, format.layout.bits)
+        self._conditioned = any(spec.name == "level" for spec in self._runner.engine.inputs)
         self._meter.reset()
         return self._output_format
 
     def process(self, frame: Frame) -> Iterator[Frame]:
-        assert self._engine is not None
+        if self._runner.prepare():  # frames under way are the old engine's
+            yield from self.flush()
+            self._runner.swap()
+            self._guard.reset()
+        engine = self._runner.engine
         tiles = self._plan.tiles
         planes = self._pool.planes(frame.format.layout, self._output_format.width, self._output_format.height)
         controls = {"strength": np.array([self.strength], np.float32)}
@@ -134,10 +150,10 @@ class EnhanceStage:
             levels = self._levels_for(frame)
             controls |= {"level": np.array([levels.level], np.float32), "noise": np.array([levels.noise], np.float32)}
         for tile in tiles:
-            if len(self._in_flight) == self._engine.slots:
+            if len(self._in_flight) == engine.slots:
                 yield from self._collect()
             luma = self._plan.cut(frame.planes[0], tile)[None, None]
-            ticket = self._engine.submit({"luma": luma, **controls})
+            ticket = engine.submit({"luma": luma, **controls})
             self._in_flight.append(_Inference(ticket, tile, frame, planes, last=tile is tiles[-1]))
         # While the network works, this thread is free for chroma.
         for source, target in zip(frame.planes[1:], planes[1:], strict=True):
@@ -153,23 +169,7 @@ class EnhanceStage:
 
     def close(self) -> None:
         self._in_flight.clear()
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
-
-    def _open_engine(self, format: VideoFormat, plan: TilePlan) -> engines.Engine:
-        engine = engines.open_engine(
-            self.card.path,
-            height=plan.tile_height,
-            width=plan.tile_width,
-            bits=format.layout.bits,
-            engine=self._engine_name,
-            device=self._device,
-            threads=self._threads,
-            precision=self._precision,
-        )
-        self._engine_name, self._precision = engine.name, engine.precision
-        return engine
+        self._runner.close()
 
     def _levels_for(self, frame: Frame) -> Levels:
         """One pair for all tiles of a frame."""
@@ -186,14 +186,17 @@ class EnhanceStage:
         return self.levels
 
     def _collect(self) -> Iterator[Frame]:
-        assert self._engine is not None
-        oldest = self._in_flight.popleft()
-        enhanced = self._engine.collect(oldest.ticket)["enhanced"][0, 0]
-        self._plan.paste(enhanced, oldest.tile, self.card.scale, oldest.planes[0])
-        if oldest.last:
-            for plane in oldest.planes:
-                plane.flags.writeable = False
-            yield replace(oldest.frame, planes=oldest.planes, format=self._output_format)
+        engine, oldest = self._runner.engine, self._in_flight.popleft()
+        enhanced = engine.collect(oldest.ticket)["enhanced"][0, 0]
+        with np.errstate(invalid="ignore"):  # what is not a number becomes anything, and the guard sees that
+            self._plan.paste(enhanced, oldest.tile, self.card.scale, oldest.planes[0])
+        if not oldest.last:
+            return
+        if engine.on_gpu and self._guard.inspect(oldest.frame.planes[0], oldest.planes[0]):
+            self._runner.distrust(f"gave {HITS} damaged pictures among {WINDOW}")
+        for plane in oldest.planes:
+            plane.flags.writeable = False
+        yield replace(oldest.frame, planes=oldest.planes, format=self._output_format)
 
 
 def check_strength(strength: float) -> float:

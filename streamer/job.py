@@ -169,6 +169,7 @@ def enhance(
             level=fixed_level,
             noise=fixed_noise,
             precision=precision,
+            at_once=source.live,
         )
         stages.append(stage)
     sinks = [make_sink(name, settings, force=force, live=live, is_only=len(names) == 1) for name in names]

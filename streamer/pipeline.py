@@ -17,7 +17,7 @@ from types import TracebackType
 
 from streamer.channel import Cancelled, Channel, Ended, Overflow
 from streamer.frame import Frame
-from streamer.stage import Sink, Source, Stage
+from streamer.stage import Counting, Sink, Source, Stage
 from streamer.stats import StageStats, Stats
 
 log = logging.getLogger(__name__)
@@ -184,6 +184,9 @@ class Pipeline:
             out.close()
         finally:
             stage.close()
+            if isinstance(stage, Counting):
+                for event, number in stage.counts.items():
+                    self.stats.count(event, number)
 
     def _hand_on(self, frames: Iterable[Frame], out: Channel[Frame], stats: StageStats) -> None:
         service_ns = 0

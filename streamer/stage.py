@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from streamer.frame import Frame, VideoFormat
 
@@ -85,6 +85,14 @@ class Stage(Protocol):
 
     def close(self) -> None:
         """Releases what `open` acquired."""
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A stage that also counts what was unusual, by name; the pipeline adds it to its events at the end."""
+
+    @property
+    def counts(self) -> Mapping[str, int]: ...
 
 
 class Sink(Protocol):

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from engines import (
     Engine,
     EngineError,
+    OnnxRuntimeCudaEngine,
     OnnxRuntimeEngine,
     OpenVINOEngine,
     SlotBuffers,
@@ -30,15 +31,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+
+class OnnxRuntimeWithoutCuda(OnnxRuntimeCudaEngine):
+    """All of the engine but CUDA itself, in whose place the CPU computes."""
+
+    provider = "CPUExecutionProvider"
+
+    def _provider_options(self) -> dict[str, str]:
+        return {}
+
+
 ENGINES: dict[str, type[OpenVINOEngine] | type[OnnxRuntimeEngine] | type[TensorRTEngine]] = {
     "openvino": OpenVINOEngine,
     "onnxruntime": OnnxRuntimeEngine,
+    "onnxruntime-cuda": OnnxRuntimeWithoutCuda,
     "tensorrt": TensorRTEngine,
 }
 ON_GPU = {"tensorrt"}
 """These run on the simulated GPU, see tests/gpu."""
+STANDS_IN = {"onnxruntime-cuda": "onnxruntime"}
 HEIGHT, WIDTH = 18, 26
-SLOTS, DEFAULT_SLOTS = 3, {"openvino": 2, "onnxruntime": 2, "tensorrt": 3}
+SLOTS, DEFAULT_SLOTS = 3, {"openvino": 2, "onnxruntime": 2, "onnxruntime-cuda": 2, "tensorrt": 3}
 SHAPES = {"luma": (1, 1, HEIGHT, WIDTH)}
 ONE = np.ones(1, np.float32)
 
@@ -57,7 +70,7 @@ def _kind(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
     if name in ON_GPU:
         request.getfixturevalue("simulated_gpu")
-    row = next(row for row in available_engines() if row.name == name)
+    row = next(row for row in available_engines() if row.name == STANDS_IN.get(name, name))
     if not row.usable:
         pytest.skip(row.reason)
     return name

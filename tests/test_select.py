@@ -32,7 +32,7 @@ USABLE = [row.name for row in available_engines() if row.usable]
 
 def test_rows_come_in_order_with_a_reason() -> None:
     rows = available_engines()
-    assert [row.name for row in rows] == ["tensorrt", "tensorrt-rtx", "openvino", "onnxruntime"]
+    assert [row.name for row in rows] == ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "openvino", "onnxruntime"]
     assert all(row.reason for row in rows)
     assert all(row.version and row.device for row in rows if row.usable)
 
@@ -140,6 +140,7 @@ def test_openvino_reports_to_nobody(tmp_path: Path) -> None:
 
 
 def test_public_names_are_the_exported_ones() -> None:
-    submodules = {"base", "cpu", "int8", "model", "onnxruntime", "openvino", "pixels", "select", "tensorrt"}
+    submodules = {"background", "base", "cpu", "int8", "model", "onnxruntime", "onnxruntime_cuda"}
+    submodules |= {"openvino", "pixels", "select", "tensorrt"}
     public = {name for name in vars(engines) if not name.startswith("_")} - submodules
     assert public == set(engines.__all__)

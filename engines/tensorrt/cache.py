@@ -95,6 +95,10 @@ class PlanCache:
             self._store(key, title, content)
             return Plan(content, cached=False)
 
+    def has(self, key: PlanKey, title: str) -> bool:
+        """Whether `fetch` would find this plan, whole and the user's own. Waits for nobody who builds it."""
+        return self._load(key, title) is not None
+
     def discard(self, key: PlanKey, title: str, reason: str) -> None:
         """Forget a plan that turned out to be unusable."""
         log.warning("the cached plan of %s is not usable (%s): it is built again", title, reason)

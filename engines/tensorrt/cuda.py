@@ -34,6 +34,20 @@ def pycuda_driver() -> Any:
         raise EngineError(f"cannot use the GPU: {error}; streamer doctor says what is missing") from error
 
 
+def gpu_device(number: int) -> Any:
+    """pycuda's device with this number, which may be asked what it is without a context.
+
+    Raises:
+        EngineError: no pycuda or driver, or no such device.
+    """
+    pycuda = pycuda_driver()
+    pycuda.init()
+    count = pycuda.Device.count()
+    if not 0 <= number < count:
+        raise EngineError(f"there is no GPU {number}: use 0{f' to {count - 1}' if count > 1 else ''}")
+    return pycuda.Device(number)
+
+
 class Gpu:
     """One device's primary context, which TensorRT, ONNX Runtime and torch share.
 
@@ -48,11 +62,7 @@ class Gpu:
             EngineError: no pycuda or driver, or no such device.
         """
         self.pycuda = pycuda_driver()
-        self.pycuda.init()
-        count = self.pycuda.Device.count()
-        if not 0 <= number < count:
-            raise EngineError(f"there is no GPU {number}: use 0{f' to {count - 1}' if count > 1 else ''}")
-        self.device = self.pycuda.Device(number)
+        self.device = gpu_device(number)
         self._context: Any = self.device.retain_primary_context()
 
     @contextlib.contextmanager

@@ -43,6 +43,11 @@ class PlanSource:
         """
         return LoadedPlan(self, model, title, device)
 
+    def has(self, model: bytes, title: str, device: Any) -> bool:
+        """Whether the cache has the plan of this model for this device. Raises EngineError without the library."""
+        key = plan_key(load_vendor(self.backend), self.backend, device, model, self.settings)
+        return self.cache is not None and self.cache.has(key, title)
+
 
 class LoadedPlan:
     """TensorRT's engine for one model, and what makes execution contexts for it. One thread makes, uses and ends it."""

@@ -15,7 +15,7 @@ from ..base import Engine, EngineError, SlotBuffers, TensorSpec, vendor_reason
 from ..cpu import usable_cpus
 from ..model import FixedModel, model_name, onnx_library, with_shapes
 from .build import BuildError, BuildSettings
-from .cuda import Gpu
+from .cuda import Gpu, gpu_device
 from .graph import NotCapturableError
 from .load import LoadedPlan, PlanSource
 from .slot import InferenceRefusedError, Lanes, Slot, Specs
@@ -45,6 +45,7 @@ class TensorRTEngine(Engine):
     """
 
     name = "tensorrt"
+    on_gpu = True
     backend: ClassVar[Backend] = TENSORRT
     slot_type: ClassVar[type[Slot]] = Slot
 
@@ -90,6 +91,16 @@ class TensorRTEngine(Engine):
         self._plan: LoadedPlan | None = None
         self._lanes: Lanes | None = None
         self._slots: list[Slot] = []
+
+    def has_plan(self) -> bool:
+        """Whether `open` would find its plan in the cache and build nothing. Takes no memory of the GPU.
+
+        Raises:
+            EngineError: the library is missing, or there is no such GPU.
+        """
+        fixed = with_shapes(self._model, self._shapes)
+        load_vendor(self.backend)
+        return self._source.has(fixed.content, self._title, gpu_device(self._device))
 
     def _open(self) -> list[SlotBuffers]:
         fixed = with_shapes(self._model, self._shapes)

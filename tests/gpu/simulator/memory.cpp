@@ -40,7 +40,7 @@ static void catch_faults() {
     earlier = now;
     struct sigaction ours = {};
     ours.sa_sigaction = on_fault;
-    ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    ours.sa_flags = SA_SIGINFO;  // not SA_ONSTACK: the stack that faulthandler sets up is too small for wide registers
     sigaction(SIGSEGV, &ours, nullptr);
 }
 

@@ -243,6 +243,7 @@ def sample_clip() -> Iterator[Plane]:
     source.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [card.name for card in list_cards()])
 @pytest.mark.parametrize("pictures", [strange_pictures, sample_clip])
 def test_no_shipped_model_is_taken_for_damage(name: str, pictures: faulty.Pictures) -> None:

@@ -165,6 +165,7 @@ class TestProtocols:
 
 
 class TestTrouble:
+    @pytest.mark.slow
     def test_a_stuck_peer_slows_nobody(self, tmp_path: Path) -> None:
         url = f"srt://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"
         stuck = f"rtmp://127.0.0.1:{free_port()}/live/key"
@@ -216,6 +217,7 @@ class TestTrouble:
         assert len(times(target)) == summary.frames
         assert any("left alone" in note or "skipped" in note for note in summary.notes)
 
+    @pytest.mark.slow
     def test_a_sink_whose_peer_dies_comes_back_alone(self, relay: RtspRelay, tmp_path: Path) -> None:
         recording = tmp_path / "out.mkv"
         with Feeder(relay.url("out"), str(recording)) as feeder:
@@ -291,6 +293,7 @@ def test_live_in_files_and_network_out_with_a_network(relay: RtspRelay, tmp_path
         assert container.streams.audio
 
 
+@pytest.mark.slow
 def test_control_c_ends_a_live_recording_cleanly(relay: RtspRelay, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "streamer", "enhance", relay.url(), str(tmp_path / "out.mp4")]
     command += ["--model", "none", "--preset", "ultrafast", "--crf", "1"]

@@ -57,6 +57,7 @@ class TestRtsp:
         assert abs(float(times[-1] - frames[-1].time)) < 0.5
         assert all(b.index > a.index for a, b in itertools.pairwise(frames))
 
+    @pytest.mark.slow
     def test_a_killed_source_is_found_again_five_times(self, relay: RtspRelay) -> None:
         _kill_and_restart(relay, 5)
 
@@ -225,6 +226,7 @@ class TestFailures:
 
 
 class TestOtherProtocols:
+    @pytest.mark.slow
     def test_udp_with_loss(self) -> None:
         port, hop = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_DGRAM)
         source = make_source(f"udp://127.0.0.1:{port}")

@@ -70,8 +70,7 @@ class FlickerMeter:
     def _motion(self, before: Luma, after: Luma) -> tuple[Flow, npt.NDArray[np.bool_]]:
         """Flow [height, width, 2] in px from a frame to the next, and where it can be trusted."""
         first, second = (np.rint(luma * (255 / self._peak)).astype(np.uint8) for luma in (before, after))
-        there = np.asarray(self._flows.calc(first, second, None), np.float32)  # type: ignore[call-overload]
-        back = np.asarray(self._flows.calc(second, first, None), np.float32)  # type: ignore[call-overload]
+        there, back = self._flow(first, second), self._flow(second, first)
         returned = np.asarray(_moved(back, there), np.float32)
         apart = np.square(there + returned).sum(axis=2)
         lengths = np.square(there).sum(axis=2) + np.square(returned).sum(axis=2)
@@ -79,6 +78,10 @@ class FlickerMeter:
         rows, cols = _positions(there)
         inside = (rows >= 0) & (rows <= height - 1) & (cols >= 0) & (cols <= width - 1)
         return there, inside & (apart <= 0.01 * lengths + 0.5)
+
+    def _flow(self, first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> Flow:
+        found = self._flows.calc(first, second, None)  # type: ignore[call-overload]  # OpenCV's stub takes no None
+        return np.asarray(found, np.float32)
 
     def _warping_error(self, before: Luma, after: Luma, flow: Flow, visible: npt.NDArray[np.bool_]) -> float:
         error = (before - _moved(after, flow)) / self._peak

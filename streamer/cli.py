@@ -15,6 +15,7 @@ import typer
 
 if TYPE_CHECKING:
     from streamer.job import Progress, Summary
+    from streamer.streams import Outcome
 
 app = typer.Typer(
     help="Enhance video with small neural networks, in real time.",
@@ -169,6 +170,39 @@ def enhance(
         )
 
     _job(run, as_json=as_json, log_level=log_level, to_stderr="-" in outputs)
+
+
+@app.command("run")
+def run_streams(
+    file: Annotated[Path, typer.Argument(metavar="STREAMS.toml", help="A table [streams.NAME] for each stream.")],
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.warning,
+) -> None:
+    """Run the streams of a file together; one that fails leaves the others running."""
+
+    def run() -> None:
+        from streamer.config import load_streams
+        from streamer.streams import StreamRunner, shown_streams
+
+        streams = load_streams(file)
+        names = [stream.name for stream in streams]
+        to_stderr = any("-" in stream.outputs for stream in streams)
+        with shown_streams(names, quiet=as_json, terminal=sys.stderr.isatty()) as on_progress:
+            runner = StreamRunner(streams, on_progress=on_progress, on_end=_report_failure)
+            interrupt = None
+            try:
+                outcomes = runner.run()
+            except KeyboardInterrupt as error:
+                if not hasattr(error, "outcomes"):
+                    raise
+                interrupt, outcomes = error, error.outcomes
+        _report_streams(outcomes, as_json, to_stderr)
+        if any(outcome.error is not None for outcome in outcomes):
+            sys.exit(1)
+        if interrupt is not None:
+            raise interrupt
+
+    _guarded(run, log_level)
 
 
 @app.command()
@@ -382,6 +416,25 @@ def _report(summary: Summary, as_json: bool, to_stderr: bool) -> None:
         typer.echo(f"live: {lost}{skipped}", err=to_stderr)
     for output in summary.outputs:
         typer.echo(f"written: {output}", err=to_stderr)
+
+
+def _report_failure(outcome: Outcome) -> None:
+    if outcome.error is not None:
+        typer.echo(f"error: stream {outcome.name}: {outcome.error}", err=True)
+
+
+def _report_streams(outcomes: tuple[Outcome, ...], as_json: bool, to_stderr: bool) -> None:
+    if as_json:
+        found = {outcome.name: outcome.as_dict() for outcome in outcomes}
+        typer.echo(json.dumps({"streams": found}), err=to_stderr)
+        return
+    for outcome in outcomes:
+        if outcome.summary is None:
+            how = "failed" if outcome.error is not None else "stopped before its first picture"
+            typer.echo(f"stream {outcome.name}: {how}", err=to_stderr)
+        else:
+            typer.echo(f"stream {outcome.name}:", err=to_stderr)
+            _report(outcome.summary, False, to_stderr)
 
 
 def _guarded(run: Callable[[], None], log_level: LogLevel) -> None:

@@ -122,6 +122,7 @@ def enhance(
     rtsp_transport: str = "tcp",
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    on_start: Callable[[Pipeline], None] | None = None,
 ) -> Summary:
     """Enhances a file, image, numbered sequence, camera or network stream into one or several outputs.
 
@@ -133,7 +134,8 @@ def enhance(
     `live` says whether frames come in real time and may be dropped when there is no time for them (None: for cameras
     and network streams, and for anything that goes to a network peer); `reconnect_limit` is how many tries in a row may
     fail when a live input is lost (None: for ever); `rtsp_transport` is "tcp" or "udp". `on_progress` is called after
-    every frame on the pipeline's deliver thread. On KeyboardInterrupt the outputs are finished with the frames so far;
+    every frame on the pipeline's deliver thread, `on_start` once with the pipeline before it starts, so that another
+    thread can watch its `stats` and `stop` it. On KeyboardInterrupt the outputs are finished with the frames so far;
     the summary is then the exception's `summary` attribute. Raises StreamerError (UsageError for bad arguments),
     CardError or EngineError; then no output is left behind, but if the input fails on the way, the outputs are finished
     with the frames before.
@@ -177,6 +179,8 @@ def enhance(
     # Files first: they are finished before a live output that fails in the end can discard them.
     in_order = sorted(sinks, key=lambda sink: isinstance(sink, QueuedSink))
     pipeline = Pipeline(source, stages, in_order, on_frame=run.on_frame)
+    if on_start is not None:
+        on_start(pipeline)
     try:
         interrupt = _wait(pipeline)
     except SourceError:

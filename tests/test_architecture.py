@@ -22,6 +22,7 @@ LEVELS = (
     {"sources", "sinks", "enhancer"},
     {"pipeline"},
     {"job", "image", "progress", "compare", "flicker", "vmaf", "doctor", "demo", "plans"},
+    {"config", "streams"},
     {"cli", "__main__"},
 )
 """Rooms of `streamer`, lowest first: a module imports only from its own level or below."""

@@ -87,8 +87,8 @@ _INPUT_HELP = (
     "http(s)://, or - (standard input)."
 )
 _OUTPUT_HELP = (
-    "Files, images, frames/%05d.png, rtsp:// rtmp:// srt:// udp://, hls:FOLDER, - (standard output), "
-    "or null: (nothing)."
+    "Files, images, frames/%05d.png, rtsp:// rtmp:// srt:// udp://, hls:FOLDER, preview: (a window), "
+    "- (standard output), or null: (nothing)."
 )
 
 
@@ -170,6 +170,29 @@ def enhance(
         )
 
     _job(run, as_json=as_json, log_level=log_level, to_stderr="-" in outputs)
+
+
+@app.command()
+def preview(
+    input: Annotated[
+        str, typer.Argument(metavar="[INPUT]", help=f"Default: the first camera. {_INPUT_HELP}")
+    ] = "camera:0",
+    model: ModelOption = "auto",
+    scale: Annotated[int | None, typer.Option(help="How much larger; picks the model.")] = None,
+    strength: StrengthOption = 1.0,
+    engine: EngineOption = "auto",
+    log_level: LogLevelOption = LogLevel.warning,
+) -> None:
+    """Show INPUT before and after in a window; H shows the keys."""
+
+    def run(on_progress: Callable[[Progress], None]) -> Summary:
+        import streamer
+
+        return streamer.enhance(
+            input, "preview:", model=model, scale=scale, strength=strength, engine=engine, on_progress=on_progress
+        )
+
+    _job(run, as_json=False, log_level=log_level)
 
 
 @app.command("run")

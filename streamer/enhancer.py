@@ -196,7 +196,7 @@ class EnhanceStage:
             self._runner.distrust(f"gave {HITS} damaged pictures among {WINDOW}")
         for plane in oldest.planes:
             plane.flags.writeable = False
-        yield replace(oldest.frame, planes=oldest.planes, format=self._output_format)
+        yield replace(oldest.frame, planes=oldest.planes, format=self._output_format, source=oldest.frame)
 
 
 def check_strength(strength: float) -> float:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any, Literal
 
 import engines
@@ -20,11 +21,13 @@ from streamer.pipeline import Pipeline
 from streamer.sinks import make_sink
 from streamer.sinks.codecs import EncoderSettings
 from streamer.sinks.outputs import is_live_output, is_real_time
+from streamer.sinks.preview import PreviewSink
 from streamer.sinks.queued import QueuedSink
 from streamer.sinks.target import overwrites
 from streamer.sources import make_source
 from streamer.sources.inputs import is_live
-from streamer.stage import Source, Stage
+from streamer.stage import Sink, Source, Stage
+from streamer.switch import ModelSwitch
 
 log = logging.getLogger(__name__)
 
@@ -163,8 +166,8 @@ def enhance(
     stages: list[Stage] = []
     if card is not None:
         _log_engine_choice(engine)
-        stage = EnhanceStage(
-            card,
+        make = partial(
+            EnhanceStage,
             engine=engine,
             device=device,
             strength=strength,
@@ -173,7 +176,8 @@ def enhance(
             precision=precision,
             at_once=source.live,
         )
-        stages.append(stage)
+        informed = fixed_level is not None or fixed_noise is not None
+        stages.append(ModelSwitch(_like(card, informed), make) if "preview:" in names else make(card))
     sinks = [make_sink(name, settings, force=force, live=live, is_only=len(names) == 1) for name in names]
     run = _Run(source, on_progress)
     # Files first: they are finished before a live output that fails in the end can discard them.
@@ -182,7 +186,7 @@ def enhance(
     if on_start is not None:
         on_start(pipeline)
     try:
-        interrupt = _wait(pipeline)
+        interrupt = _wait(pipeline, _window(pipeline, stages, sinks))
     except SourceError:
         if run.frames:
             finished = ", ".join(public_url(name) for name in names)
@@ -248,7 +252,7 @@ def choose_model(name: str, scale: int | None = None) -> ModelCard | None:
 def _check_names(source: str, outputs: list[str]) -> None:
     if not outputs:
         raise UsageError("give at least one output")
-    files = [name for name in outputs if name != "null:" and not is_live_output(name)]
+    files = [name for name in outputs if name not in ("null:", "preview:") and not is_live_output(name)]
     for name in files:
         if overwrites(name, source):
             raise UsageError(f"{name} is the input: write to another file")
@@ -258,12 +262,36 @@ def _check_names(source: str, outputs: list[str]) -> None:
         raise UsageError(f"an output is named twice among {named}: give every output its own name")
 
 
-def _wait(pipeline: Pipeline) -> KeyboardInterrupt | None:
-    """Runs to the end; a first Ctrl-C ends the stream cleanly and is returned, a second one cancels and is raised."""
+def _like(card: ModelCard, informed: bool) -> list[ModelCard]:
+    """`card`, then those that a key of the preview may put in its place: of its scale, and as well informed."""
+    others = [
+        other
+        for other in list_cards()
+        if other.scale == card.scale and other != card and (other.conditioned or not informed)
+    ]
+    return [card, *sorted(others, key=lambda other: other.macs_per_px)]
+
+
+def _window(pipeline: Pipeline, stages: list[Stage], sinks: list[Sink]) -> Callable[[], None] | None:
+    """What runs the preview's window, if there is one."""
+    preview = next((sink for sink in sinks if isinstance(sink, PreviewSink)), None)
+    if preview is None:
+        return None
+    controls = next((stage for stage in stages if isinstance(stage, ModelSwitch)), None)
+    return lambda: preview.show(controls, pipeline.stats, pipeline.stop)
+
+
+def _wait(pipeline: Pipeline, window: Callable[[], None] | None = None) -> KeyboardInterrupt | None:
+    """Runs to the end, and a window on the calling thread meanwhile.
+
+    A first Ctrl-C ends the stream cleanly and is returned, a second one cancels and is raised.
+    """
     interrupt = None
     try:
         try:
             pipeline.start()
+            if window is not None:
+                window()
             pipeline.wait()
         except KeyboardInterrupt as error:
             interrupt = error
@@ -313,7 +341,7 @@ class _Run:
         interrupted: bool,
     ) -> Summary:
         progress = self._progress()
-        stage = next((stage for stage in stages if isinstance(stage, EnhanceStage)), None)
+        stage = next((stage for stage in stages if isinstance(stage, (EnhanceStage, ModelSwitch))), None)
         levels = None if stage is None else stage.mean_levels
         format = self._source.format if self.frames else None
         return Summary(

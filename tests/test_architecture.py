@@ -19,7 +19,7 @@ LEVELS = (
     {"frame", "clock", "channel", "stats"},
     {"pool", "color", "stage", "tiling", "level", "level_weights", "timeline", "detached"},
     {"convert", "guard", "runner"},
-    {"sources", "sinks", "enhancer"},
+    {"sources", "sinks", "enhancer", "switch"},
     {"pipeline"},
     {"job", "image", "progress", "compare", "flicker", "vmaf", "doctor", "demo", "plans"},
     {"config", "streams"},

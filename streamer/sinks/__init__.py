@@ -31,6 +31,10 @@ def make_sink(
         from streamer.sinks.null import NullSink
 
         return NullSink()
+    if url == "preview:":
+        from streamer.sinks.preview import PreviewSink
+
+        return PreviewSink()
     if is_live_output(url):
         return _queued(url, settings, force=force, live=live, is_only=is_only)
     if PurePath(url).suffix.lower() in STILL_SUFFIXES:

@@ -88,7 +88,7 @@ _INPUT_HELP = (
 )
 _OUTPUT_HELP = (
     "Files, images, frames/%05d.png, rtsp:// rtmp:// srt:// udp://, hls:FOLDER, preview: (a window), "
-    "- (standard output), or null: (nothing)."
+    "virtualcam: (for other programs), - (standard output), or null: (nothing)."
 )
 
 

@@ -20,7 +20,7 @@ from streamer.frame import Frame
 from streamer.pipeline import Pipeline
 from streamer.sinks import make_sink
 from streamer.sinks.codecs import EncoderSettings
-from streamer.sinks.outputs import is_live_output, is_real_time
+from streamer.sinks.outputs import is_live_output, is_real_time, is_screen
 from streamer.sinks.preview import PreviewSink
 from streamer.sinks.queued import QueuedSink
 from streamer.sinks.target import overwrites
@@ -252,11 +252,11 @@ def choose_model(name: str, scale: int | None = None) -> ModelCard | None:
 def _check_names(source: str, outputs: list[str]) -> None:
     if not outputs:
         raise UsageError("give at least one output")
-    files = [name for name in outputs if name not in ("null:", "preview:") and not is_live_output(name)]
+    files = [name for name in outputs if name != "null:" and not is_live_output(name) and not is_screen(name)]
     for name in files:
         if overwrites(name, source):
             raise UsageError(f"{name} is the input: write to another file")
-    others = [name for name in outputs if is_live_output(name)]
+    others = [name for name in outputs if is_live_output(name) or is_screen(name)]
     if len({os.path.realpath(name) for name in files}) < len(files) or len(set(others)) < len(others):
         named = ", ".join(public_url(name) for name in outputs)
         raise UsageError(f"an output is named twice among {named}: give every output its own name")

@@ -35,6 +35,10 @@ def make_sink(
         from streamer.sinks.preview import PreviewSink
 
         return PreviewSink()
+    if url.startswith("virtualcam:"):
+        from streamer.sinks.virtualcam import VirtualCameraSink
+
+        return VirtualCameraSink(url)
     if is_live_output(url):
         return _queued(url, settings, force=force, live=live, is_only=is_only)
     if PurePath(url).suffix.lower() in STILL_SUFFIXES:

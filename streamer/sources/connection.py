@@ -13,6 +13,7 @@ import av.error
 from streamer.child import Child, NoFFmpeg, ffmpeg
 from streamer.convert import TOLERANT
 from streamer.errors import SourceError, public_url, reason_of
+from streamer.sources import listen
 from streamer.sources.inputs import Input
 from streamer.sources.opening import pick_video
 
@@ -104,7 +105,7 @@ class Connection:
         limits = (input.open_s, input.read_s)
         if not input.child:
             return av.open(input.target, format=input.format, options=dict(input.options), timeout=limits, **TOLERANT)
-        self._child = Child([ffmpeg("live"), "-v", "error", *_IN, input.target, *_OUT], writes=False)
+        self._child = self._started()
         if self._stop.is_set():  # set before the child was there to be killed
             self._child.kill()
         return av.open(
@@ -115,6 +116,12 @@ class Connection:
             buffer_size=_CHILD_BUFFER_BYTES,
             **TOLERANT,
         )
+
+    def _started(self) -> Child:
+        target = self._input.target
+        if self._input.child == "rtmp":
+            return Child(listen.command(), writes=False, secrets={listen.URL: target}, title=self._name)
+        return Child([ffmpeg("live"), "-v", "error", *_IN, target, *_OUT], writes=False)
 
     def _ending(self) -> str:
         complaint = self._child.complaint() if self._child is not None else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from streamer.errors import SourceError, UsageError, public_url
 from streamer.query import with_defaults
@@ -21,7 +21,8 @@ class Input:
 
     `target` is what PyAV opens (or the child, where `child`), `format` FFmpeg's demuxer (None: it finds out);
     `open_s` and `read_s` are time limits in seconds. `reconnects` says that it can be opened again, `paced` that it
-    gives more than real time and must be held back, `child` that a child process opens it.
+    gives more than real time and must be held back, `child` which child process opens it ("": none, "srt": FFmpeg's
+    program, "rtmp": streamer.sources.listen).
     """
 
     target: str
@@ -31,7 +32,7 @@ class Input:
     read_s: float = 3.0
     reconnects: bool = True
     paced: bool = False
-    child: bool = False
+    child: str = ""
 
 
 def is_live(url: str) -> bool:
@@ -49,6 +50,8 @@ def input_for(url: str, rtsp_transport: str = "tcp") -> Input:
     scheme = url.partition(":")[0].lower()
     if scheme in ("rtsp", "rtsps"):
         return Input(url, options={"rtsp_transport": rtsp_transport, "max_delay": "300000", **_FAST_PROBE})
+    if scheme == "rtmp" and "listen" in dict(parse_qsl(urlsplit(url).query)):
+        return rtmp_server(url)
     if scheme in ("rtmp", "rtmps"):
         # Shorter probes were seen to find only the sound.
         return Input(url, options={"analyzeduration": "2000000", "fpsprobesize": "0"}, open_s=8.0)
@@ -77,7 +80,17 @@ def srt_input(url: str) -> Input:
     """SRT comes through a child process as MPEG-TS; its own timeout makes it end when the peer is silent."""
     options = {"analyzeduration": "500000", "fpsprobesize": "0"}
     target = with_defaults(url, {"latency": "120000", "timeout": "3000000", "connect_timeout": "3000"})
-    return Input(target, format="mpegts", options=options, open_s=6.0, read_s=6.0, child=True)
+    return Input(target, format="mpegts", options=options, open_s=6.0, read_s=6.0, child="srt")
+
+
+def rtmp_server(url: str) -> Input:
+    """`rtmp://HOST:PORT/APPLICATION/KEY?listen=1` waits for one publisher who knows the key, and then for the next."""
+    parts = urlsplit(url)
+    *application, key = parts.path.strip("/").split("/")
+    if not application or not key or not parts.hostname:
+        raise UsageError(f"can't listen at {public_url(url)}: write rtmp://0.0.0.0:1935/APPLICATION/KEY?listen=1")
+    target = parts._replace(query="").geturl()
+    return Input(target, format="nut", options=_FAST_PROBE, child="rtmp")
 
 
 def camera_input(url: str, platform: str = sys.platform) -> Input:

@@ -225,6 +225,61 @@ class TestFailures:
             make_source("camera:0", live=False)
 
 
+class TestRtmpServer:
+    @pytest.mark.slow
+    def test_only_who_knows_the_key_is_heard(self, caplog: pytest.LogCaptureFixture) -> None:
+        server = f"rtmp://127.0.0.1:{free_port()}"
+        source = make_source(f"{server}/live/k3y?listen=1")
+        with caplog.at_level(logging.DEBUG), Reader(source) as reader:
+            for wrong in ("live/guess", "other/k3y"):
+                refusals = caplog.text.count("was refused")
+                while caplog.text.count("was refused") == refusals:  # until it listens, nobody is there
+                    self._publish(f"{server}/{wrong}")
+            assert not reader.frames
+            with process(sender("-f", "flv", f"{server}/live/k3y", sound=True)):
+                reader.wait_frames(20)
+        assert any(frame.packets for frame in reader.frames)
+        assert "k3y" not in caplog.text
+        assert "guess" not in caplog.text
+
+    def _publish(self, url: str) -> None:
+        with process(sender("-f", "flv", url), stderr=subprocess.DEVNULL) as running:
+            running.wait(LIMIT_S)
+
+    @pytest.mark.slow
+    def test_the_next_publisher_takes_over(self) -> None:
+        url = f"rtmp://127.0.0.1:{free_port()}/live/k3y"
+        source = make_source(f"{url}?listen=1")
+        with Reader(source) as reader:
+            for number in range(2):
+
+                def is_heard(number: int = number) -> bool:
+                    return bool(reader.frames) and source.counts.get("reconnects", 0) >= number
+
+                while not is_heard():  # until it listens, nobody is there
+                    with process(sender("-f", "flv", url), stderr=subprocess.DEVNULL) as running:
+                        reader.wait_while_runs(running, is_heard)
+        assert_no_gap(reader)
+
+    def test_waiting_for_a_publisher_can_be_interrupted(self) -> None:
+        source = make_source(f"rtmp://127.0.0.1:{free_port()}/live/k3y?listen=1")
+        before = descriptors()
+        with Reader(source):
+            pass
+        assert not source.counts
+        assert descriptors() <= before + 1
+
+    def test_a_port_in_use(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            with pytest.raises(SourceError, match="address already in use"):
+                make_source(f"rtmp://127.0.0.1:{port}/live/k3y?listen=1", reconnect_limit=0).open()
+
+    def test_a_key_is_needed(self) -> None:
+        with pytest.raises(UsageError, match="write rtmp://"):
+            make_source("rtmp://127.0.0.1/live?listen=1")
+
+
 class TestOtherProtocols:
     @pytest.mark.slow
     def test_udp_with_loss(self) -> None:

@@ -83,7 +83,7 @@ PrecisionOption = Annotated[str, typer.Option(help="f32, int8 (CPU), f16 (GPU), 
 
 
 _INPUT_HELP = (
-    "A file, image, frames/%05d.png, test: (a pattern), camera:0, /dev/video0, rtsp:// rtmp:// srt:// udp:// "
+    "A file, image, frames/%05d.png, test: (a pattern), camera:0, /dev/video0, screen:, rtsp:// rtmp:// srt:// udp:// "
     "http(s)://, or - (standard input)."
 )
 _OUTPUT_HELP = (
@@ -135,6 +135,10 @@ def enhance(
         int | None, typer.Option(metavar="N", help="Give up a lost live input after N tries in a row; default: never.")
     ] = None,
     rtsp_transport: Annotated[str, typer.Option(help="How RTSP input comes: tcp or udp.")] = "tcp",
+    segment: Annotated[
+        float | None,
+        typer.Option(parser=_seconds, metavar="TIME", help="Length of each file of a recording such as rec-%03d.mkv."),
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.warning,
@@ -165,6 +169,7 @@ def enhance(
             live=live,
             reconnect_limit=reconnect_limit,
             rtsp_transport=rtsp_transport,
+            segment=segment,
             force=force,
             on_progress=on_progress,
         )

@@ -23,6 +23,7 @@ from streamer.sinks.codecs import EncoderSettings
 from streamer.sinks.outputs import is_live_output, is_real_time, is_screen
 from streamer.sinks.preview import PreviewSink
 from streamer.sinks.queued import QueuedSink
+from streamer.sinks.segments import SegmentedSink
 from streamer.sinks.target import overwrites
 from streamer.sources import make_source
 from streamer.sources.inputs import is_live
@@ -123,6 +124,7 @@ def enhance(
     live: bool | None = None,
     reconnect_limit: int | None = None,
     rtsp_transport: str = "tcp",
+    segment: float | None = None,
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     on_start: Callable[[Pipeline], None] | None = None,
@@ -136,10 +138,11 @@ def enhance(
     and processor allow it); `start` and `duration` are seconds, `fps` is the frame rate of a numbered sequence.
     `live` says whether frames come in real time and may be dropped when there is no time for them (None: for cameras
     and network streams, and for anything that goes to a network peer); `reconnect_limit` is how many tries in a row may
-    fail when a live input is lost (None: for ever); `rtsp_transport` is "tcp" or "udp". `on_progress` is called after
-    every frame on the pipeline's deliver thread, `on_start` once with the pipeline before it starts, so that another
-    thread can watch its `stats` and `stop` it. On KeyboardInterrupt the outputs are finished with the frames so far;
-    the summary is then the exception's `summary` attribute. Raises StreamerError (UsageError for bad arguments),
+    fail when a live input is lost (None: for ever); `rtsp_transport` is "tcp" or "udp"; `segment` is how many seconds
+    each file of a numbered recording such as rec-%03d.mkv has. `on_progress` is called after every frame on the
+    pipeline's deliver thread, `on_start` once with the pipeline before it starts, so that another thread can watch its
+    `stats` and `stop` it. On KeyboardInterrupt the outputs are finished with the frames so far; the summary is then the
+    exception's `summary` attribute. Raises StreamerError (UsageError for bad arguments),
     CardError or EngineError; then no output is left behind, but if the input fails on the way, the outputs are finished
     with the frames before.
     """
@@ -178,7 +181,7 @@ def enhance(
         )
         informed = fixed_level is not None or fixed_noise is not None
         stages.append(ModelSwitch(_like(card, informed), make) if "preview:" in names else make(card))
-    sinks = [make_sink(name, settings, force=force, live=live, is_only=len(names) == 1) for name in names]
+    sinks = _sinks(names, settings, force=force, live=live, segment_s=_exact("segment", segment))
     run = _Run(source, on_progress)
     # Files first: they are finished before a live output that fails in the end can discard them.
     in_order = sorted(sinks, key=lambda sink: isinstance(sink, QueuedSink))
@@ -260,6 +263,18 @@ def _check_names(source: str, outputs: list[str]) -> None:
     if len({os.path.realpath(name) for name in files}) < len(files) or len(set(others)) < len(others):
         named = ", ".join(public_url(name) for name in outputs)
         raise UsageError(f"an output is named twice among {named}: give every output its own name")
+
+
+def _sinks(
+    names: list[str], settings: EncoderSettings, *, force: bool, live: bool, segment_s: Fraction | None
+) -> list[Sink]:
+    sinks = [
+        make_sink(name, settings, force=force, live=live, is_only=len(names) == 1, segment_s=segment_s)
+        for name in names
+    ]
+    if segment_s is not None and not any(isinstance(sink, SegmentedSink) for sink in sinks):
+        raise UsageError("--segment is for recordings in numbered files: name the output as in rec-%03d.mkv")
+    return sinks
 
 
 def _like(card: ModelCard, informed: bool) -> list[ModelCard]:

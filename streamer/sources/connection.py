@@ -144,6 +144,8 @@ class Connection:
             return "the server wants another user name or password; write them as scheme://user:password@host/…"
         if isinstance(error, av.error.HTTPNotFoundError):
             return "the server has no such stream; check the path, and that somebody publishes there"
+        if self._input.format == "x11grab":
+            return f"{reason_of(error)}; is there an X11 display of that name, and of that size? Wayland has none"
         if self._input.format == "v4l2":
             present = ", ".join(sorted(glob.glob("/dev/video*"))) or "no camera"
             hint = "another program uses it" if isinstance(error, av.error.OSError) else f"this machine has {present}"

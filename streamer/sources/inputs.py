@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from streamer.query import with_defaults
 
 _FAST_PROBE = {"analyzeduration": "200000", "fpsprobesize": "0"}
 _CAMERA = re.compile(r"camera:(?P<device>[^,@]+)(?:,(?P<size>\d+x\d+))?(?:@(?P<rate>\d+(?:/\d+)?))?")
+_SCREEN = re.compile(
+    r"screen:(?P<name>.*?)(?:,(?P<size>\d+x\d+)(?:\+(?P<x>\d+)\+(?P<y>\d+))?)?(?:@(?P<rate>\d+(?:/\d+)?))?"
+)
 _TRANSPORTS = ("tcp", "udp")
 
 
@@ -40,7 +44,9 @@ def is_live(url: str) -> bool:
     scheme = url.partition(":")[0].lower()
     if scheme in ("http", "https"):
         return urlsplit(url).path.lower().endswith((".m3u8", ".mjpg", ".mjpeg"))
-    return scheme in ("camera", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "tcp") or url.startswith("/dev/video")
+    return scheme in ("camera", "screen", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "tcp") or url.startswith(
+        "/dev/video"
+    )
 
 
 def input_for(url: str, rtsp_transport: str = "tcp") -> Input:
@@ -70,9 +76,11 @@ def input_for(url: str, rtsp_transport: str = "tcp") -> Input:
         return camera_input(f"camera:{url}")
     if scheme == "camera":
         return camera_input(url)
+    if scheme == "screen":
+        return screen_input(url)
     raise UsageError(
         f"{public_url(url)} is not a live input: give rtsp://, rtmp://, srt://, udp://, tcp://, http(s)://, camera:0, "
-        "/dev/video0 or -"
+        "/dev/video0, screen: or -"
     )
 
 
@@ -106,6 +114,31 @@ def camera_input(url: str, platform: str = sys.platform) -> Input:
     if platform == "darwin":
         return Input(f"{device}:none", "avfoundation", {"framerate": "30", **options})
     return Input(device if device.startswith("/") else f"/dev/video{device}", "v4l2", options)
+
+
+def screen_input(url: str, platform: str = sys.platform) -> Input:
+    """`screen:[NAME][,WIDTHxHEIGHT[+X+Y]][@RATE]`, by default all of the screen.
+
+    NAME is a display such as :0 (Linux, X11), a window's title (Windows) or a screen's number (macOS, which takes no
+    part of it).
+    """
+    match = _SCREEN.fullmatch(url)
+    if match is None:
+        raise UsageError(
+            f"can't read {url!r}: write screen:[NAME][,WIDTHxHEIGHT[+X+Y]][@RATE], e.g. screen:,1280x720@30"
+        )
+    name, x, y = match["name"], match["x"] or "0", match["y"] or "0"
+    options = {"framerate": match["rate"] or "30"}
+    if platform == "darwin":
+        if match["size"]:
+            raise UsageError(f"{url}: on macOS a screen is captured as a whole")
+        return Input(f"Capture screen {name or 0}:none", "avfoundation", options)
+    if match["size"]:
+        options["video_size"] = match["size"]
+    if platform == "win32":
+        offsets = {"offset_x": x, "offset_y": y} if match["x"] else {}
+        return Input(f"title={name}" if name else "desktop", "gdigrab", options | offsets)
+    return Input(f"{name or os.environ.get('DISPLAY', '')}+{x},{y}", "x11grab", options)
 
 
 def _directshow_name(device: str) -> str:

@@ -18,7 +18,7 @@ import pytest
 
 from streamer.errors import SourceError, UsageError
 from streamer.sources import make_source
-from streamer.sources.inputs import camera_input, input_for, is_live
+from streamer.sources.inputs import camera_input, input_for, is_live, screen_input
 from tests.clips import Clip
 from tests.live.peers import LIMIT_S, Reader, descriptors, free_port, process, sender, to_rtsp
 from tests.live.relay import RtspRelay
@@ -169,6 +169,7 @@ class TestFailures:
             ("rtmp://127.0.0.1:1/live/x", "connection refused"),
             ("rtsp://no-such-host.invalid/x", "check host name"),
             ("camera:79", "no such file or directory; this machine has"),
+            ("screen::79", "is there an X11 display of that name"),
         ],
     )
     def test_unreachable(self, url: str, why: str) -> None:
@@ -363,6 +364,17 @@ class TestTable:
         assert camera_input("camera:Integrated Camera", "win32").target == "video=Integrated Camera"
         with pytest.raises(UsageError, match="write camera:N"):
             input_for("camera:")
+
+    def test_screens(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DISPLAY", ":7")
+        whole, part = screen_input("screen:", "linux"), screen_input("screen::0.1,640x360+10+20@25", "linux")
+        assert (whole.target, whole.format, whole.options) == (":7+0,0", "x11grab", {"framerate": "30"})
+        assert (part.target, part.options) == (":0.1+10,20", {"framerate": "25", "video_size": "640x360"})
+        window = screen_input("screen:Notes, all", "win32")
+        assert (window.target, window.format) == ("title=Notes, all", "gdigrab")
+        assert screen_input("screen:1@60", "darwin").target == "Capture screen 1:none"
+        with pytest.raises(UsageError, match="as a whole"):
+            screen_input("screen:,640x360", "darwin")
 
     def test_query_parameters_of_the_user_win(self) -> None:
         target = input_for("srt://h:1?latency=5").target

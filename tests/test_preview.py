@@ -244,6 +244,7 @@ def test_a_model_that_cannot_be_opened_changes_nothing(caplog: pytest.LogCapture
     assert "broken can't be opened" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_command_says_that_there_is_no_camera() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "streamer", "preview", "camera:79"], capture_output=True, text=True, timeout=60

@@ -198,6 +198,24 @@ class TestFailures:
         assert reader.error is None
         assert not reader.frames
 
+    def test_a_password(self, caplog: pytest.LogCaptureFixture) -> None:
+        with RtspRelay("me:s3cret") as relay, process(sender(*to_rtsp(relay.url()))), caplog.at_level(logging.DEBUG):
+            relay.wait_published()
+            for wrong in ("", "me:gu3ss"):
+                with pytest.raises(SourceError, match="wants another user name or password") as caught:
+                    make_source(relay.url(password=wrong), reconnect_limit=0).open()
+                assert "gu3ss" not in str(caught.value)
+            with Reader(make_source(relay.url(password="me:s3cret"))) as reader:
+                reader.wait_frames(2)
+        assert "s3cret" not in caplog.text
+        assert "gu3ss" not in caplog.text
+
+    def test_a_codec_that_nobody_knows(self) -> None:
+        with RtspRelay(rewrite=_unknown) as relay, process(sender(*to_rtsp(relay.url()))):
+            relay.wait_published()
+            with pytest.raises(SourceError, match=r"can't decode .*no decoder for its video codec"):
+                make_source(relay.url(), reconnect_limit=0).open()
+
     def test_only_sound(self, relay: RtspRelay) -> None:
         with process(sender(*to_rtsp(relay.url()), sound=True, picture=False)):
             relay.wait_published()
@@ -224,6 +242,10 @@ class TestFailures:
                 make_source("rtsp://host/x", **options)
         with pytest.raises(UsageError, match="live and nothing else"):
             make_source("camera:0", live=False)
+
+
+def _unknown(description: str) -> str:
+    return description.replace("H264/", "X-UNKNOWN/")
 
 
 class TestRtmpServer:
@@ -292,6 +314,30 @@ class TestOtherProtocols:
         assert source.counts.get("reconnects", 0) == 0
         times = reader.times
         assert times == sorted(set(times))
+
+    @pytest.mark.slow
+    def test_a_clock_that_jumps_and_absurd_times(self) -> None:
+        port = free_port(socket.SOCK_DGRAM)
+        source = make_source(f"udp://127.0.0.1:{port}?timeout=10000000")
+        to = f"udp://127.0.0.1:{port}?pkt_size=1316"
+        hour, absurd = "ts='TS+if(gte(N,30),3600/TB,0)'", "pts='PTS+if(eq(mod(N,10),9),8000000000,0)':dts=DTS"
+        with Reader(source) as reader:
+            with process(sender("-bsf:v", f"setts={hour}", "-f", "mpegts", to)):
+                reader.wait_count("jumps in time", 1)
+                reader.wait_own_picture(10)
+            with process(sender("-f", "mpegts", to)):  # another clock, an hour earlier, on the same connection
+                reader.wait_count("jumps in time", 2)
+                reader.wait_own_picture(10)
+                good = len(reader.frames)
+            with process(sender("-bsf:v", f"setts={absurd}", "-f", "mpegts", to)):
+                reader.wait_own_picture(60)
+        assert source.counts.get("reconnects", 0) == 0
+        assert source.counts["jumps in time"] <= 3
+        assert good > 20
+        assert_no_gap(reader)
+        last, first = reader.frames[-1], reader.frames[0]
+        spent = Fraction(last.captured_ns - first.captured_ns, 10**9)
+        assert abs(last.time - first.time - spent) < Fraction(1, 2)
 
     def test_srt(self) -> None:
         port = free_port(socket.SOCK_DGRAM)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +27,7 @@ from streamer.sinks import make_sink
 from streamer.sinks.window import Window, columns, displayed_size
 from streamer.stats import Stats
 from streamer.switch import ModelSwitch
-from tests.clips import make_frame
+from tests.clips import decoded, make_frame
 
 SIZE = (320, 180)
 
@@ -242,6 +245,28 @@ def test_a_model_that_cannot_be_opened_changes_nothing(caplog: pytest.LogCapture
     switch.close()
     assert switch.model == "upscale-x2-nano"
     assert "broken can't be opened" in caplog.text
+
+
+@pytest.mark.slow
+def test_control_c_ends_the_window_and_finishes_the_file(pygame: Any, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "streamer",
+        "enhance",
+        "test:320x180@50,100000",
+        "preview:",
+        str(tmp_path / "a.mp4"),
+    ]
+    command += ["--model", "none", "--crf", "0", "--preset", "ultrafast"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        while not any(part.stat().st_size > 5000 for part in tmp_path.glob(".*part*")):
+            assert running.poll() is None
+            os.sched_yield()
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    assert len(decoded(tmp_path / "a.mp4")) > 3
 
 
 @pytest.mark.slow

@@ -26,7 +26,9 @@ from streamer.sinks.preview import Controls
 from streamer.stats import Stats
 
 HELP = (
-    "mouse: split   up, down: strength   M: model   S: stabiliser   space: freeze   F: full screen   H: help   Q: quit"
+    "mouse: split   up, down: strength   M: model",
+    "S: stabiliser",
+    "space: freeze   F: full screen   H: help   Q: quit",
 )
 STRENGTH_STEP = 0.1
 _PATIENCE_MS = 100
@@ -41,7 +43,7 @@ class Window:
     """Shows frames: left of the mouse as they came, right of it enhanced.
 
     A context manager; used on the thread that opened it, but for `wake`. Each side is converted to RGB by the source's
-    matrix and range, bicubic, in the window's size: about 9 ms for 1280x720 on one core of a Zen 4. Raises SinkError.
+    matrix and range, bicubic, in the window's size: 12 ms for 1024x768 on one core of a Zen 4. Raises SinkError.
     """
 
     def __init__(self, frame: Frame, controls: Controls | None, stats: Stats) -> None:
@@ -177,8 +179,7 @@ class Window:
                 self._screen.set_clip(None)
         if 0 < split < width:
             pygame.draw.line(self._screen, _WHITE, (left + split, top), (left + split, top + height - 1))
-        lines = [self.status, HELP] if self._help else [self.status]
-        for number, text in enumerate(lines):
+        for number, text in enumerate([self.status, self._keys()] if self._help else [self.status]):
             self._write(text, number * _FONT_PX)
         pygame.display.flip()
 
@@ -199,6 +200,11 @@ class Window:
         if self._controls is not None:
             parts += [self._controls.model, f"strength {self._controls.strength:.1f}"]
         return "   ".join([*parts, *["frozen"] * self._frozen, *["H: help"] * (not self._help)])
+
+    def _keys(self) -> str:
+        first, stabiliser, last = HELP
+        has_stabiliser = hasattr(self._controls, "toggle_stabiliser")
+        return "   ".join([first, *[stabiliser] * has_stabiliser, last])
 
     def _fps(self) -> float:
         shown = self._shown_ns

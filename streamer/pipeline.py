@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
 
-from streamer.channel import Cancelled, Channel, Ended, Overflow
+from streamer.channel import Cancelled, Channel, Ended, Overflow, Woken
 from streamer.frame import Frame
-from streamer.stage import Counting, Sink, Source, Stage
+from streamer.stage import Counting, Prompt, Sink, Source, Stage
 from streamer.stats import StageStats, Stats
 
 log = logging.getLogger(__name__)
@@ -167,20 +167,29 @@ class Pipeline:
 
     def _run_stage(self, stage: Stage, into: Channel[Frame], out: Channel[Frame]) -> None:
         stats = self.stats.stages[stage.name]
+        prompt = stage if self._source.live and isinstance(stage, Prompt) else None
         opened = False
+        spent_ns = 0
         try:
             while True:
                 try:
                     frame = into.get()
                 except Ended:
                     break
+                except Woken:
+                    if prompt is not None:
+                        spent_ns += self._hand_on(prompt.ready(), out, stats)
+                    continue
                 if not opened:
+                    if prompt is not None:
+                        prompt.wake = into.wake
                     stage.open(frame.format)
                     opened = True
                 stats.frames_in += 1
-                self._hand_on(stage.process(frame), out, stats)
+                stats.service.add(spent_ns + self._hand_on(stage.process(frame), out, stats))
+                spent_ns = 0
             if opened:
-                self._hand_on(stage.flush(), out, stats)
+                stats.service.add(spent_ns + self._hand_on(stage.flush(), out, stats))
             out.close()
         finally:
             stage.close()
@@ -188,7 +197,8 @@ class Pipeline:
                 for event, number in stage.counts.items():
                     self.stats.count(event, number)
 
-    def _hand_on(self, frames: Iterable[Frame], out: Channel[Frame], stats: StageStats) -> None:
+    def _hand_on(self, frames: Iterable[Frame], out: Channel[Frame], stats: StageStats) -> int:
+        """Puts all frames; gives the nanoseconds that making them took."""
         service_ns = 0
         started = time.monotonic_ns()
         for frame in frames:
@@ -196,7 +206,7 @@ class Pipeline:
             stats.frames_out += 1
             out.put(frame)
             started = time.monotonic_ns()
-        stats.service.add(service_ns + time.monotonic_ns() - started)
+        return service_ns + time.monotonic_ns() - started
 
     def _deliver(self) -> None:
         stats, into = self.stats.stages["deliver"], self._channels[-1]

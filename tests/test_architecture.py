@@ -16,9 +16,9 @@ MAX_FUNCTION_LINES = 60
 
 LEVELS = (
     {"errors", "notes", "backoff", "child", "query"},
-    {"frame", "clock", "channel", "stats"},
+    {"frame", "clock", "channel", "stats", "governor"},
     {"pool", "color", "stage", "tiling", "level", "level_weights", "timeline", "detached"},
-    {"convert", "guard", "runner"},
+    {"convert", "guard", "runner", "network", "ladder"},
     {"sources", "sinks", "enhancer"},
     {"pipeline"},
     {"job", "image", "progress", "compare", "flicker", "vmaf", "doctor", "demo", "plans"},

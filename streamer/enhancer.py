@@ -146,6 +146,14 @@ class EnhanceStage:
         return {**replaced, **self._runner.counts, **governed}
 
     @property
+    def status(self) -> dict[str, str | int]:
+        """How it stands now; see `streamer.stats.Reading`. Any thread."""
+        found: dict[str, str | int] = {"model": self.card.name, "engine": self.engine_name, "precision": self.precision}
+        if self.ladder is not None:
+            found |= {"level": self.ladder.level, "doing": self.ladder.level_name}
+        return found
+
+    @property
     def mean_levels(self) -> Levels | None:
         """The mean of `levels` over all frames so far; None if there was none."""
         return Levels(*(self._levels_sum / self._levels_count).tolist()) if self._levels_count else None
@@ -190,6 +198,8 @@ class EnhanceStage:
         if self.wake is not None:
             yield from self._done()
             self._wake_unless_told()
+        elif network is None:
+            yield from self.flush()
 
     def ready(self) -> Iterator[Frame]:
         """Gives the frames that are done. For an engine that doesn't tell when they are, waits for the oldest one."""

@@ -109,6 +109,14 @@ class Counting(Protocol):
     def counts(self) -> Mapping[str, int]: ...
 
 
+@runtime_checkable
+class Reporting(Protocol):
+    """A stage that says how it stands; see `streamer.stats.Reading.status`. Any thread may ask."""
+
+    @property
+    def status(self) -> Mapping[str, str | int]: ...
+
+
 class Sink(Protocol):
     """Takes frames; a `write` that blocks is back-pressure.
 

@@ -11,6 +11,7 @@ from onnx_models.cards import CardError, ModelCard
 from streamer.enhancer import MAX_STRENGTH, EnhanceStage
 from streamer.errors import StreamerError
 from streamer.frame import Frame, VideoFormat
+from streamer.ladder import Ladder
 from streamer.level import Levels
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,15 @@ class ModelSwitch:
     # -- what a summary wants to know ------------------------------------------------------------------------------
 
     @property
+    def ladder(self) -> Ladder | None:
+        """Of the model that runs now."""
+        return self._stage.ladder
+
+    @property
+    def status(self) -> dict[str, str | int]:
+        return self._stage.status
+
+    @property
     def engine_name(self) -> str:
         return self._stage.engine_name
 
@@ -77,6 +87,17 @@ class ModelSwitch:
         return dict(self._counts + Counter(self._stage.counts))
 
     # -- the stage -------------------------------------------------------------------------------------------------
+
+    @property
+    def wake(self) -> Callable[[], None] | None:
+        return self._stage.wake
+
+    @wake.setter
+    def wake(self, wake: Callable[[], None] | None) -> None:
+        self._stage.wake = wake
+
+    def ready(self) -> Iterator[Frame]:
+        return self._stage.ready()
 
     def open(self, format: VideoFormat) -> VideoFormat:
         self._format = format
@@ -101,6 +122,7 @@ class ModelSwitch:
         assert self._format is not None
         number = self._wanted
         following = self._make(self._cards[number])
+        following.wake = self._stage.wake
         try:
             following.open(self._format)
         except (StreamerError, EngineError, CardError) as error:

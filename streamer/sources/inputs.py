@@ -16,6 +16,7 @@ _CAMERA = re.compile(r"camera:(?P<device>[^,@]+)(?:,(?P<size>\d+x\d+))?(?:@(?P<r
 _SCREEN = re.compile(
     r"screen:(?P<name>.*?)(?:,(?P<size>\d+x\d+)(?:\+(?P<x>\d+)\+(?P<y>\d+))?)?(?:@(?P<rate>\d+(?:/\d+)?))?"
 )
+SEQUENCE = re.compile(r"%0?\d*d")
 _TRANSPORTS = ("tcp", "udp")
 
 
@@ -47,6 +48,12 @@ def is_live(url: str) -> bool:
     return scheme in ("camera", "screen", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "tcp") or url.startswith(
         "/dev/video"
     )
+
+
+def is_sequence(url: str) -> bool:
+    """Whether `url` is the pattern of a numbered sequence of pictures, such as frames/%05d.png."""
+    target = os.path.abspath(url)
+    return "://" not in url and bool(SEQUENCE.search(os.path.basename(target))) and not os.path.isfile(target)
 
 
 def input_for(url: str, rtsp_transport: str = "tcp") -> Input:

@@ -194,8 +194,7 @@ def enhance(
             governed=source.live and governor,
             fps=held_to,
         )
-        informed = fixed_level is not None or fixed_noise is not None
-        stages.append(ModelSwitch(_like(card, informed), make) if "preview:" in names else make(card))
+        stages.append(_switch(card, make) if "preview:" in names else make(card))
     sinks = _sinks(names, settings, force=force, live=live, segment_s=_exact("segment", segment))
     run = _Run(source, on_progress)
     # Files first: they are finished before a live output that fails in the end can discard them.
@@ -207,9 +206,7 @@ def enhance(
         with _watched(pipeline, public_url(source_name), metrics, on_stats if source.live else None):
             interrupt = _wait(pipeline, _window(pipeline, stages, sinks))
     except SourceError:
-        if run.frames:
-            finished = ", ".join(public_url(name) for name in names)
-            log.warning("%s: finished with the %d frames before the failure", finished, run.frames)
+        _say_finished(names, run.frames)
         raise
     if not run.frames and interrupt is None:
         raise SourceError(f"{public_url(source_name)} has no frame in the part asked for; check --start and --duration")
@@ -304,14 +301,11 @@ def _sinks(
     return sinks
 
 
-def _like(card: ModelCard, informed: bool) -> list[ModelCard]:
-    """`card`, then those that a key of the preview may put in its place: of its scale, and as well informed."""
-    others = [
-        other
-        for other in list_cards()
-        if other.scale == card.scale and other != card and (other.conditioned or not informed)
-    ]
-    return [card, *sorted(others, key=lambda other: other.macs_per_px)]
+def _switch(card: ModelCard, make: Callable[[ModelCard], EnhanceStage]) -> ModelSwitch:
+    """A stage that begins with `card`; a key of the preview goes on to the others of its scale that take as much."""
+    others = [other for other in list_cards() if other.scale == card.scale and other != card]
+    fitting = [other for other in others if other.conditioned or not card.conditioned]
+    return ModelSwitch([card, *sorted(fitting, key=lambda other: other.macs_per_px)], make)
 
 
 def _window(pipeline: Pipeline, stages: list[Stage], sinks: list[Sink]) -> Callable[[], None] | None:
@@ -344,6 +338,12 @@ def _wait(pipeline: Pipeline, window: Callable[[], None] | None = None) -> Keybo
         pipeline.join(_PATIENCE_S)  # an input that blocks while it is opened can't be interrupted
         raise
     return interrupt
+
+
+def _say_finished(names: list[str], frames: int) -> None:
+    if frames:
+        finished = ", ".join(public_url(name) for name in names)
+        log.warning("%s: finished with the %d frames before the failure", finished, frames)
 
 
 class _Run:

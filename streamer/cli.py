@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -83,6 +84,9 @@ NoiseOption = Annotated[
     Any, typer.Option(parser=_level, metavar="LEVEL", help="How noisy INPUT is, 0 (clean) to 1, or auto: measure it.")
 ]
 PrecisionOption = Annotated[str, typer.Option(help="f32, int8 (CPU), f16 (GPU), or auto: the fastest.")]
+MetricsOption = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics there (extra `metrics`).")
+]
 
 
 _INPUT_HELP = (
@@ -152,9 +156,7 @@ def enhance(
             help="Live: lighter networks or interpolation while there is no time for the model; or dropped frames.",
         ),
     ] = True,
-    metrics: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics there (extra `metrics`).")
-    ] = None,
+    metrics: MetricsOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.warning,
@@ -229,6 +231,7 @@ def preview(
 @app.command("run")
 def run_streams(
     file: Annotated[Path, typer.Argument(metavar="STREAMS.toml", help="A table [streams.NAME] for each stream.")],
+    metrics: MetricsOption = None,
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.warning,
 ) -> None:
@@ -242,7 +245,13 @@ def run_streams(
         names = [stream.name for stream in streams]
         to_stderr = any("-" in stream.outputs for stream in streams)
         with shown_streams(names, quiet=as_json, terminal=sys.stderr.isatty()) as on_progress:
-            runner = StreamRunner(streams, on_progress=on_progress, on_end=_report_failure)
+            runner = StreamRunner(
+                streams,
+                on_progress=on_progress,
+                on_stats=partial(_print_event, to_stderr) if as_json else None,
+                on_end=_report_failure,
+                metrics=metrics,
+            )
             interrupt = None
             try:
                 outcomes = runner.run()
@@ -474,6 +483,10 @@ def _report(summary: Summary, as_json: bool, to_stderr: bool) -> None:
             typer.echo(f"governor: {ways}", err=to_stderr)
     for output in summary.outputs:
         typer.echo(f"written: {output}", err=to_stderr)
+
+
+def _print_event(to_stderr: bool, name: str, event: dict[str, Any]) -> None:
+    typer.echo(json.dumps({"stream": name, **event}), err=to_stderr)
 
 
 def _report_failure(outcome: Outcome) -> None:

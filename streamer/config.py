@@ -86,10 +86,10 @@ def _stream(name: str, content: Any, defaults: dict[str, Any], types: dict[str, 
 
 
 def _setting_types() -> dict[str, Any]:
-    """The keywords of `enhance` that a file can hold, with their types."""
+    """The keywords of `enhance` that a file can hold, with their types. Metrics are served for all streams at once."""
     hints = get_type_hints(enhance)
-    names = inspect.signature(enhance).parameters
-    return {name: hints[name] for name in names if name not in (_INPUT, _OUTPUTS) and not name.startswith("on_")}
+    names = [name for name in inspect.signature(enhance).parameters if not name.startswith("on_")]
+    return {name: hints[name] for name in names if name not in (_INPUT, _OUTPUTS, "metrics")}
 
 
 def _table(where: str, content: Any) -> dict[str, Any]:

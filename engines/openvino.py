@@ -39,17 +39,18 @@ class OpenVINOEngine(CpuEngine):
     def _open(self) -> list[SlotBuffers]:
         fixed = with_shapes(self._model, self._shapes)
         vendor = _vendor()
-        compiled = self._compiled = _compile(vendor, fixed.content, self._settings())
-        inputs = tuple(_spec(name, compiled.input(name)) for name in fixed.inputs)
-        outputs = tuple(_spec(name, compiled.output(name)) for name in fixed.outputs)
-        slots = [SlotBuffers.allocate(inputs, outputs) for _ in range(self.slots)]
-        for slot, buffers in enumerate(slots):
-            request = compiled.create_infer_request()
-            if self.on_done is not None:  # only then: it takes Python's lock
-                request.set_callback(self._tell, slot)
-            for name, array in (buffers.inputs | buffers.outputs).items():
-                request.set_tensor(name, vendor.Tensor(array, shared_memory=True))
-            self._requests.append(request)
+        with _opening:
+            compiled = self._compiled = _compile(vendor, fixed.content, self._settings())
+            inputs = tuple(_spec(name, compiled.input(name)) for name in fixed.inputs)
+            outputs = tuple(_spec(name, compiled.output(name)) for name in fixed.outputs)
+            slots = [SlotBuffers.allocate(inputs, outputs) for _ in range(self.slots)]
+            for slot, buffers in enumerate(slots):
+                request = compiled.create_infer_request()
+                if self.on_done is not None:  # only then: it takes Python's lock
+                    request.set_callback(self._tell, slot)
+                for name, array in (buffers.inputs | buffers.outputs).items():
+                    request.set_tensor(name, vendor.Tensor(array, shared_memory=True))
+                self._requests.append(request)
         return slots
 
     def _submit(self, slot: int) -> None:
@@ -75,17 +76,18 @@ class OpenVINOEngine(CpuEngine):
 
 _compiled_models: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
 """By network and settings; each stays as long as an engine has it open."""
-_compiling = threading.Lock()
+_opening = threading.Lock()
+"""Held while an engine is opened. Two streams that start together compile once; and two threads that ask OpenVINO
+2026.4 for an element type for the first time wait for each other for ever, one with Python's lock, one with its own."""
 
 
 def _compile(vendor: Any, content: bytes, settings: dict[str, Any]) -> Any:
     key = (hashlib.sha256(content).digest(), *settings.items())
-    with _compiling:  # two streams that start together compile once
-        compiled = _compiled_models.get(key)
-        if compiled is None:
-            core = vendor.Core()
-            compiled = _compiled_models[key] = core.compile_model(core.read_model(content), "CPU", settings)
-        return compiled
+    compiled = _compiled_models.get(key)
+    if compiled is None:
+        core = vendor.Core()
+        compiled = _compiled_models[key] = core.compile_model(core.read_model(content), "CPU", settings)
+    return compiled
 
 
 def _spec(name: str, port: Any) -> TensorSpec:

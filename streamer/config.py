@@ -1,12 +1,14 @@
 """A file of streams in TOML: what `streamer run` reads, checked before anything starts.
 
-[defaults]                       # for all streams; may be left out
-preset = "ultrafast"
+    [defaults]                       # for all streams; may be left out
+    preset = "ultrafast"
 
-[streams.door]
-input = "rtsp://camera/stream"
-outputs = ["rtsp://server/door", "door.mkv"]
-model = "upscale-x2-nano"        # and every other keyword of `streamer.enhance`
+    [streams.door]
+    input = "rtsp://camera/stream"
+    outputs = ["rtsp://server/door", "door.mkv"]
+    model = "upscale-x2-nano"
+
+Keys are the keywords of `streamer.enhance`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from streamer.errors import UsageError, public_url
 from streamer.job import enhance
+from streamer.sinks.outputs import is_live_output, is_screen
 
 DEFAULTS, STREAMS = "defaults", "streams"
 _INPUT, _OUTPUTS = "input", "outputs"
@@ -138,7 +141,7 @@ def _check_outputs(streams: tuple[Stream, ...]) -> None:
         for output in stream.outputs:
             if output == "null:":
                 continue
-            place = output if ":" in output or output == "-" else os.path.realpath(output)
+            place = output if is_live_output(output) or is_screen(output) else os.path.realpath(output)
             if place in owners:
                 raise UsageError(
                     f"streams {owners[place]!r} and {stream.name!r} both write {public_url(output)}: "

@@ -212,7 +212,7 @@ def enhance(
         raise SourceError(f"{public_url(source_name)} has no frame in the part asked for; check --start and --duration")
     notes = [*source.notes, *(note for sink in sinks for note in sink.notes)]
     skipped = {sink.name: sink.counts["skipped"] for sink in sinks if "skipped" in sink.counts}
-    summary = run.summary(source_name, names, card, stages, pipeline, notes, interrupted=interrupt is not None)
+    summary = run.summary(source_name, names, stages, pipeline, notes, interrupted=interrupt is not None)
     summary = replace(summary, live=live, skipped=skipped)
     if interrupt is not None:
         interrupt.summary = summary  # type: ignore[attr-defined]  # the caller may want to report what is there
@@ -375,7 +375,6 @@ class _Run:
         self,
         source_name: str,
         names: list[str],
-        card: ModelCard | None,
         stages: list[Stage],
         pipeline: Pipeline,
         notes: list[str],
@@ -389,7 +388,7 @@ class _Run:
         return Summary(
             input=public_url(source_name),
             outputs=tuple(public_url(name) for name in names),
-            model=card.name if card else "none",
+            model=stage.card.name if stage else "none",
             engine=stage.engine_name if stage else "none",
             source_size=f"{format.width}x{format.height}" if format else "",
             output_size=self._size,

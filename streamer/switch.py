@@ -70,6 +70,11 @@ class ModelSwitch:
         return self._stage.status
 
     @property
+    def card(self) -> ModelCard:
+        """Of the model that runs now."""
+        return self._stage.card
+
+    @property
     def engine_name(self) -> str:
         return self._stage.engine_name
 

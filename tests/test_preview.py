@@ -224,6 +224,7 @@ def test_the_model_key_changes_the_model_between_two_frames() -> None:
     switch.close()
     assert [frame.pts for frame in out] == [frame.pts for frame in frames]
     assert all(frame.source is before for frame, before in zip(out, frames, strict=True))
+    assert switch.card.name == "upscale-x2-nano-clean"
     assert (switch.model, switch.strength, switch.counts["model changes"]) == ("upscale-x2-nano-clean", 0.5, 1)
     for card, part in zip(cards, (slice(0, 6), slice(6, 12)), strict=True):
         stage = EnhanceStage(card, strength=0.5)

@@ -181,6 +181,38 @@ def test_control_c_finishes_every_output(tmp_path: Path) -> None:
     assert len(decoded(tmp_path / "two.mp4")) > 3
 
 
+_OPEN_TOGETHER = """
+import faulthandler, sys, threading
+import engines
+from onnx_models.cards import load_card
+
+faulthandler.dump_traceback_later(20, exit=True)
+sys.setswitchinterval(1e-6)
+card, together, opened = load_card("upscale-x2-nano"), threading.Barrier(2), threading.Event()
+
+def work():
+    together.wait()
+    engine = engines.open_engine(card.path, height=16, width=16, engine="openvino")
+    engine.close()
+
+def disturb():  # Python's lock changes hands all the time
+    while not opened.is_set():
+        pass
+
+threads = [threading.Thread(target=work) for _ in range(2)]
+others = [threading.Thread(target=disturb) for _ in range(3)]
+for thread in threads + others: thread.start()
+for thread in threads: thread.join()
+opened.set()
+"""
+
+
+@pytest.mark.slow
+def test_engines_open_on_two_threads_at_once() -> None:
+    for _ in range(4):  # only the first use in a process is delicate
+        subprocess.run([sys.executable, "-c", _OPEN_TOGETHER], check=True, timeout=LIMIT_S)
+
+
 def test_engines_of_one_network_share_its_compiled_form() -> None:
     card = load_card("upscale-x2-nano")
     first, second = (engines.open_engine(card.path, height=16, width=24, engine="openvino") for _ in range(2))

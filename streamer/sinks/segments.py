@@ -77,10 +77,12 @@ class SegmentedSink:
         self._end_s = Fraction(2**62)
         packets, self._early = self._early, []
         self._distribute(packets)
-        self._finish_last()
-        self._wait()
         current, self._current = self._current, None
-        current.close()
+        try:
+            current.close()
+        finally:  # one that can't be finished takes no other with it
+            self._finish_last()
+            self._wait()
 
     def abort(self) -> None:
         """Discards the segments that are under way."""

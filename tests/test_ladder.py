@@ -16,7 +16,9 @@ from onnx_models.cards import load_card
 from streamer.enhancer import EnhanceStage
 from streamer.frame import Frame, VideoFormat
 from streamer.governor import Change, Governor
-from streamer.ladder import LATE_INTERVALS, STEPS_DOWN, STEPS_UP, interval_ns, lighter_cards
+from streamer.ladder import LATE_INTERVALS, STEPS_DOWN, STEPS_UP, Ladder, interval_ns, lighter_cards
+from streamer.network import Network
+from tests import faulty
 from tests.clips import make_frame
 
 WIDTH, HEIGHT = 48, 32
@@ -221,6 +223,29 @@ def test_a_network_that_doesnt_open_is_left_out(
     ]
     assert len(finished(stage, 3)) == 3
     assert "the governor goes without upscale-x2-nano: no memory" in caplog.text
+
+
+def test_another_engine_gets_another_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lighter networks run where the chosen one does: when its engine is replaced, theirs are, too."""
+
+    def damage(number: int, precision: str, output: engines.Array) -> None:
+        output[:] = 0
+
+    faulty.install(monkeypatch, damage)
+    stage = begun(governed(faulty.NAME), {1: NANO, 2: SMALL})
+    ladder = stage.ladder
+    assert ladder is not None
+    assert [rung.network.engine.name for rung in ladder._rungs] == [faulty.NAME] * 4
+    frames = 40
+    results = finished(stage, frames)
+    assert [frame.index for frame in results] == list(range(frames))
+    assert stage.engine_name != faulty.NAME
+    assert stage.counts["engines replaced"] == 2
+    assert {network.runner.name for network in _networks(ladder)} == {stage.engine_name}
+
+
+def _networks(ladder: Ladder) -> list[Network]:
+    return [rung.network for rung in ladder._rungs]
 
 
 @pytest.mark.parametrize("waits", [False, True])

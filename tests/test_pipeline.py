@@ -17,6 +17,7 @@ from streamer.errors import SinkError, SourceError
 from streamer.frame import Frame, VideoFormat
 from streamer.pipeline import CHANNEL_FRAMES, Pipeline
 from streamer.stage import Media
+from tests import faulty
 from tests.clips import make_frame
 
 LIMIT_S = 20
@@ -273,10 +274,21 @@ class OneByOne(Numbers):
         return super().read()
 
 
-@pytest.mark.parametrize("engine", [row.name for row in engines.available_engines() if row.usable])
-def test_a_live_frame_leaves_before_the_next_one_comes(engine: str) -> None:
+@pytest.fixture(params=[*(row.name for row in engines.available_engines() if row.usable), "silent"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every usable engine, and one that doesn't tell when it is done, as TensorRT doesn't."""
+    if request.param != "silent":
+        return str(request.param)
+    monkeypatch.setattr(faulty.FaultyEngine, "tells", False)
+    monkeypatch.setattr(faulty.FaultyEngine, "_tell", lambda self, slot: None)
+    faulty.install(monkeypatch, lambda number, precision, output: None, on_gpu=False, alone=True)
+    return faulty.NAME
+
+
+@pytest.mark.parametrize("governed", [False, True])
+def test_a_live_frame_leaves_before_the_next_one_comes(engine: str, governed: bool) -> None:
     source, sink = OneByOne(5), Collector()
-    stage = EnhanceStage(load_card("upscale-x2-nano"), engine=engine)
+    stage = EnhanceStage(load_card("upscale-x2-nano"), engine=engine, governed=governed)
     with Pipeline(source, [stage], [sink], on_frame=lambda frame: source.delivered.release()) as pipeline:
         pass
     assert [frame.index for frame in sink.frames] == list(range(5))

@@ -54,18 +54,19 @@ class _Failure:
     until_ns: int
 
 
-class _Mean:
-    """An exponential mean over time: samples may come at any distance."""
+class Mean:
+    """An exponential mean over time, of samples that may come at any distance. `value` is None before the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, time_constant_ns: int = _SMOOTH_NS) -> None:
         self.value: float | None = None
+        self._time_constant_ns = time_constant_ns
         self._at_ns = 0
 
     def add(self, value: float, now_ns: int) -> None:
         if self.value is None:
             self.value = value
         else:
-            weight = 1 - math.exp(-max(now_ns - self._at_ns, 1_000_000) / _SMOOTH_NS)
+            weight = 1 - math.exp(-max(now_ns - self._at_ns, 1_000_000) / self._time_constant_ns)
             self.value += weight * (value - self.value)
         self._at_ns = now_ns
 
@@ -73,8 +74,9 @@ class _Mean:
 class Governor:
     """Goes down a ladder of levels when frames take too long, and up again when there is room.
 
-    `levels` go from the chosen network (the start) to the least work, `budget_ns` is the time per frame. It is told of
-    every frame and every inference, and asked in between; all times are of one monotonic clock, in nanoseconds.
+    `levels` go from the chosen network (the start) to the least work, `budget_ns` is the time per frame, which may be
+    set anew. It is told of every frame and every inference, and asked in between; all times are of one monotonic clock,
+    in nanoseconds.
 
     Down: when the expected service time exceeds 90 % of the budget, or a tenth of the frames is missed (late, or lost
     before the network), for half a second. It goes to the first level that is expected to need at most 75 % of the
@@ -90,7 +92,7 @@ class Governor:
         self.levels = tuple(levels)
         self.budget_ns = budget_ns
         self.level = 0
-        self._unit, self._missed = _Mean(), _Mean()
+        self._unit, self._missed = Mean(), Mean()
         self._over_since: int | None = None
         self._room_since: int | None = None
         self._changed_ns: int | None = None
@@ -176,7 +178,7 @@ class Governor:
         change = Change(self.level, level, reason)
         self.level, self._changed_ns = level, now_ns
         self._over_since = self._room_since = None
-        self._missed = _Mean()
+        self._missed = Mean()
         return change
 
 

@@ -194,6 +194,24 @@ def test_what_is_lighter() -> None:
     assert lighter_cards(load_card("upscale-x2-nano")) == []
 
 
+def test_the_budget_is_what_the_stream_really_does() -> None:
+    """It says 25 frames/s and sends 12.5; lost frames and gaps don't count as long intervals."""
+    stage = begun(governed(model="upscale-x2-nano"), {})
+    ladder = stage.ladder
+    assert ladder is not None
+    assert ladder.governor is not None
+    assert ladder.governor.budget_ns == 40_000_000
+    now_ns = 0
+    ladder._clock = lambda: now_ns
+    second = 1 / numbered(0).time_base
+    for index in [*range(100), *range(105, 200), *range(210, 300)]:
+        pts = round(index * second * Fraction(8, 100)) + (10**6 if index >= 250 else 0)
+        now_ns = index * 80_000_000
+        ladder.choose(replace(numbered(0), index=index, pts=pts, discontinuity=index == 250))
+    stage.close()
+    assert ladder.governor.budget_ns == pytest.approx(80_000_000, rel=0.05)
+
+
 def test_the_rate_that_is_promised() -> None:
     format = VideoFormat(64, 48, "yuv420p", rate=Fraction(30000, 1001))
     assert interval_ns(format) == 33_366_666

@@ -18,7 +18,7 @@ UP_AFTER_NS = 1_500_000_000
 """So long there must have been room."""
 SETTLE_NS = 500_000_000
 """After a change, misses are those of the level before for so long."""
-RETRY_NS, RETRY_MAX_NS = 10_000_000_000, 60_000_000_000
+RETRY_NS, RETRY_MAX_NS = 10_000_000_000, 30_000_000_000
 """A level that failed isn't tried again for so long, and after every further failure for twice as long, up to this."""
 RECOVERED_SHARE = 0.8
 """Unless work has become so much faster than when it failed: the load has changed."""
@@ -84,7 +84,7 @@ class Governor:
     seconds. What is expected of a level is the mean time per unit of work, times its cost.
 
     That expectation can be wrong, because a lighter load has less contention. So a level that failed is not tried again
-    for 10 s, doubled up to 60 s at every failure that follows soon, unless a unit of work now takes 20 % less than what
+    for 10 s, doubled up to 30 s at every failure that follows soon, unless a unit of work now takes 20 % less than what
     misled it. With that, a steady load makes no oscillation, and the end of a load is answered at once. For one thread.
     """
 

@@ -78,7 +78,7 @@ class Ladder:
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.frames: Counter[str] = Counter()
-        """That left, by the name of the level that they were taken in at."""
+        """By the name of the level that they were taken in at."""
         self.counts: Counter[str] = Counter()
         self.governor: Governor | None = None
         """None while the lighter networks are being opened."""

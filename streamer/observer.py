@@ -30,7 +30,7 @@ class Observer:
                        enhancement), and "sink NAME" for what each live output skipped
         lagged         frames so far that left the enhancement three frame intervals or more after their capture
         events         everything else that is counted: reconnects, stand-in frames, governor steps ...
-        queues         frames that wait now, by channel
+        queues         frames that wait now, by channel, and before each live output
         status         model, engine, precision; with a governor level (0: the chosen model) and doing (what it does)
     """
 

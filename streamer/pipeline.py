@@ -19,7 +19,7 @@ from types import TracebackType
 from streamer.channel import Cancelled, Channel, Ended, Overflow, Woken
 from streamer.frame import Frame
 from streamer.ladder import LATE_INTERVALS, interval_ns
-from streamer.stage import Counting, Prompt, Reporting, Sink, Source, Stage
+from streamer.stage import Counting, Prompt, Queueing, Reporting, Sink, Source, Stage
 from streamer.stats import Reading, StageStats, Stats
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,8 @@ class Pipeline:
         for sink in self._sinks:
             if "skipped" in sink.counts:
                 dropped[f"sink {sink.name}"] = sink.counts["skipped"]
+        queues = {channel.name: channel.depth for channel in self._channels}
+        queues |= {f"to {sink.name}": sink.depth for sink in self._sinks if isinstance(sink, Queueing)}
         status: dict[str, str | int] = {}
         for stage in self._stages:
             counts |= stage.counts if isinstance(stage, Counting) else {}
@@ -89,7 +91,7 @@ class Pipeline:
             dropped=dropped,
             lagged=self.stats.lagged,
             events=counts,
-            queues={channel.name: channel.depth for channel in self._channels},
+            queues=queues,
             status=status,
         )
 

@@ -26,10 +26,19 @@ from streamer.metrics import MetricsServer, parse_address
 from streamer.observer import Observer, line_of
 from streamer.pipeline import Pipeline
 from streamer.progress import _Bar, _Lines
+from streamer.sinks import make_sink
 from streamer.stats import Distribution
 from tests.test_pipeline import LIMIT_S, Collector, Delay, Numbers
 
 MS = 1_000_000
+
+
+def test_live_outputs_have_their_own_figures() -> None:
+    outputs = [make_sink("udp://127.0.0.1:9"), make_sink("null:")]
+    reading = Pipeline(Numbers(1, live=True), [], outputs).reading()
+    assert reading.dropped == {"arrival": 0, "capture": 0, "sink udp://127.0.0.1:9": 0}
+    assert reading.queues == {"after capture": 0, "to udp://127.0.0.1:9": 0}
+    assert (reading.delivered, reading.status) == (0, {})
 
 
 class Old(Numbers):

@@ -55,7 +55,7 @@ class Pipeline:
         self._fps = fps
         head = Overflow.DROP_OLDEST if source.live else Overflow.BLOCK
         self._channels: list[Channel[Frame]] = [
-            Channel(f"after {name}", capacity, head if name == "capture" else Overflow.BLOCK, _inherit_packets)
+            Channel(f"after {name}", capacity, head if name == "capture" else Overflow.BLOCK, _inherit)
             for name in ["capture", *(stage.name for stage in stages)]
         ]
         self._cause: BaseException | None = None
@@ -283,6 +283,9 @@ class Pipeline:
                     self.stats.count(event, number)
 
 
-def _inherit_packets(dropped: Frame, following: Frame) -> Frame:
-    """Dropping a picture must not drop the sound that rode on it."""
-    return replace(following, packets=dropped.packets + following.packets) if dropped.packets else following
+def _inherit(dropped: Frame, following: Frame) -> Frame:
+    """Dropping a picture must not drop the sound that rode on it, nor the news that temporal state ends there."""
+    if not dropped.packets and not dropped.discontinuity:
+        return following
+    discontinuity = dropped.discontinuity or following.discontinuity
+    return replace(following, packets=dropped.packets + following.packets, discontinuity=discontinuity)

@@ -113,6 +113,21 @@ def test_events_come_on_a_grid_until_the_end(monkeypatch: pytest.MonkeyPatch) ->
     assert 0.05 <= events[0]["time_s"] < events[1]["time_s"]
 
 
+def test_a_listener_that_fails_doesnt_take_the_stream_with_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(observer, "EVERY_NS", 10 * MS)
+    failed = threading.Event()
+
+    def on_stats(event: dict[str, Any]) -> None:
+        failed.set()
+        raise BrokenPipeError("nobody reads")
+
+    with running([Delay()]) as pipeline, Observer(pipeline, on_stats):
+        assert failed.wait(LIMIT_S)
+    assert caplog.text.count("the figures of the stream end here: nobody reads") == 1
+
+
 def test_a_live_job_prints_events_and_a_summary(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observer, "EVERY_NS", 100 * MS)
     outcome = CliRunner().invoke(

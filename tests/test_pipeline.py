@@ -53,7 +53,7 @@ class Numbers:
         if number >= self._count or self._interrupted.is_set():
             return None
         self.read_frames += 1
-        return replace(self._frame, pts=number, index=number, packets=(number,))
+        return replace(self._frame, pts=number, index=number, packets=(number,), discontinuity=number % 20 == 10)
 
     def interrupt(self) -> None:
         self._interrupted.set()
@@ -167,7 +167,7 @@ def test_a_slow_sink_holds_the_source_back() -> None:
     assert max(channel.high_water for channel in pipeline.channels) <= CHANNEL_FRAMES
 
 
-def test_a_live_source_drops_at_the_head_only_and_loses_no_packet() -> None:
+def test_a_live_source_drops_at_the_head_only_and_loses_no_packet_or_discontinuity() -> None:
     hold = threading.Event()
     source, sink = Numbers(60, live=True, block_at=60), Collector(hold=hold)
     pipeline = Pipeline(source, [Delay()], [sink]).start()
@@ -179,6 +179,7 @@ def test_a_live_source_drops_at_the_head_only_and_loses_no_packet() -> None:
     assert indices == sorted(indices)
     assert pipeline.stats.dropped == 60 - len(indices) > 0
     assert [packet for frame in sink.frames for packet in frame.packets] == list(range(60))
+    assert sink.frames[-1].discontinuity or sink.frames[-2].discontinuity, "frame 50's, which was dropped"
 
 
 @pytest.mark.parametrize("where", ["open", "process", "flush", "close"])

@@ -10,6 +10,8 @@ OVER_SHARE, MISS_SHARE = 0.9, 0.1
 """Too much: an expected service time above this share of the budget, or this share of frames missed."""
 DOWN_AFTER_NS = 500_000_000
 """So long it must have been too much."""
+ON_TRIAL_NS, DOWN_ON_TRIAL_NS = 3_000_000_000, 200_000_000
+"""A level that was gone up to is on trial for the first time: then the second is enough."""
 DOWN_TO_SHARE = 0.75
 """The level to go down to is expected to need no more than this share of the budget."""
 ROOM_SHARE, CALM_SHARE = 0.7, 0.02
@@ -79,9 +81,10 @@ class Governor:
     in nanoseconds.
 
     Down: when the expected service time exceeds 90 % of the budget, or a tenth of the frames is missed (late, or lost
-    before the network), for half a second. It goes to the first level that is expected to need at most 75 % of the
-    budget, but at least one down. Up: when the expectation for a higher level has been at most 70 % for one and a half
-    seconds. What is expected of a level is the mean time per unit of work, times its cost.
+    before the network), for half a second, or for a fifth of one soon after it went up. It goes to the first level that
+    is expected to need at most 75 % of the budget, but at least one down. Up: when the expectation for a higher level
+    has been at most 70 % for one and a half seconds. What is expected of a level is the mean time per unit of work,
+    times its cost.
 
     That expectation can be wrong, because a lighter load has less contention. So a level that failed is not tried again
     for 10 s, doubled up to 30 s at every failure that follows soon, unless a unit of work now takes 20 % less than what
@@ -116,7 +119,7 @@ class Governor:
         self._over_since = _since(self._over_since, now_ns) if over else None
         higher = None if over else self._higher(now_ns)
         self._room_since = _since(self._room_since, now_ns) if higher is not None else None
-        if self._over_since is not None and now_ns - self._over_since >= DOWN_AFTER_NS:
+        if self._over_since is not None and now_ns - self._over_since >= self._patience_ns(now_ns):
             return self._go_down(now_ns, over)
         if higher is not None and self._room_since is not None and now_ns - self._room_since >= UP_AFTER_NS:
             return self._go_up(now_ns, higher)
@@ -146,6 +149,10 @@ class Governor:
             if fits and not any(self._is_barred(each, now_ns) for each in range(level, self.level)):
                 return level
         return None
+
+    def _patience_ns(self, now_ns: int) -> int:
+        on_trial = self._raised_unit_ns is not None and now_ns - _since(self._changed_ns, now_ns) < ON_TRIAL_NS
+        return DOWN_ON_TRIAL_NS if on_trial else DOWN_AFTER_NS
 
     def _is_barred(self, level: int, now_ns: int) -> bool:
         failure, unit_ns = self._failures.get(level), self._unit.value or 0.0

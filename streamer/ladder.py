@@ -66,8 +66,8 @@ class Ladder:
     its thread (TensorRT) has no lighter networks below it: its frames are enhanced, every second one is, or none.
 
     The budget is the interval from frame to frame: at first the nominal one, then as measured, since many cameras send
-    at another rate than they say. While frames are only interpolated, four inferences a second show what a frame would
-    take. For the stage's thread.
+    at another rate than they say. While frames are only interpolated, four times a second the network is tried in all
+    its slots, which shows what a frame would take. For the stage's thread.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class Ladder:
         """Starts opening lighter networks; the main one is open."""
         self._format, self._on_done = format, on_done
         self._budget_ns = interval_ns(format, self._fps)
+        self._interval.add(self._budget_ns, self._clock())
         self.restart()
 
     def restart(self) -> None:

@@ -119,7 +119,7 @@ class EnhanceStage:
         self.ladder = Ladder(self._main, lighter, fps) if governed else None
         self._guard = Guard(8, card.scale)
         self._in_flight: deque[_Part] = deque()
-        self._probe: _Inference | None = None
+        self._probes: deque[_Inference] = deque()
         self._service_ns = 0.0
         self._pool = PlanePool()
 
@@ -194,7 +194,7 @@ class EnhanceStage:
         if network is None:
             self._luma.resample(frame.planes[0], planes[0])
             self._in_flight.append(_Part(frame, planes, None, last=True))
-            self._start_probe(frame)
+            self._start_probes(frame)
         if self.wake is not None:
             yield from self._done()
             self._wake_unless_told()
@@ -210,7 +210,7 @@ class EnhanceStage:
     def flush(self) -> Iterator[Frame]:
         while self._in_flight:
             yield from self._collect()
-        self._end_probe(must=True)
+        self._end_probes(must=True)
 
     def reset(self) -> None:
         """Forgets how degraded the stream was; every frame is enhanced by itself."""
@@ -218,7 +218,7 @@ class EnhanceStage:
 
     def close(self) -> None:
         self._in_flight.clear()
-        self._probe = None
+        self._probes.clear()
         if self.ladder is not None:
             self.ladder.close()
         self._main.close()
@@ -239,7 +239,7 @@ class EnhanceStage:
 
     def _infer(self, network: Network, frame: Frame, planes: tuple[Plane, ...]) -> Iterator[Frame]:
         """Submits all tiles of a frame; gives frames that must be collected to make room."""
-        self._end_probe(must=True)
+        self._end_probes(must=True)
         controls = self._controls(network, frame)
         for tile in network.tiles:
             while network.is_full:
@@ -255,7 +255,7 @@ class EnhanceStage:
         return controls
 
     def _done(self) -> Iterator[Frame]:
-        self._end_probe(must=False)
+        self._end_probes(must=False)
         while self._in_flight and self._in_flight[0].is_done:
             yield from self._collect()
 
@@ -291,22 +291,21 @@ class EnhanceStage:
         if network.engine.on_gpu and self._guard.inspect(frame.planes[0], planes[0]):
             self._runner.distrust(f"gave {HITS} damaged pictures among {WINDOW}")
 
-    def _start_probe(self, frame: Frame) -> None:
-        """Tries one tile when it is time, to see how long a frame would take."""
-        network = self.ladder.probe() if self.ladder is not None and self._probe is None else None
-        if network is not None and not network.is_full:
-            tile = network.tiles[0]
-            ticket = network.submit(frame.planes[0], tile, self._controls(network, frame))
-            self._probe = _Inference(network, ticket, tile)
-
-    def _end_probe(self, *, must: bool) -> None:
-        probe = self._probe
-        if probe is None or not (must or probe.is_done or not probe.network.engine.tells):
+    def _start_probes(self, frame: Frame) -> None:
+        """Tries one tile in every slot when it is time, to see how long a frame would take, and gives nothing."""
+        network = self.ladder.probe() if self.ladder is not None and not self._probes else None
+        if network is None:
             return
-        self._probe = None
-        service_ns = probe.network.collect(probe.ticket, probe.tile, None) * len(probe.network.tiles)
-        if self.ladder is not None:
-            self.ladder.inferred(probe.network, service_ns)
+        controls, tile = self._controls(network, frame), network.tiles[0]
+        while not network.is_full:
+            self._probes.append(_Inference(network, network.submit(frame.planes[0], tile, controls), tile))
+
+    def _end_probes(self, *, must: bool) -> None:
+        while self._probes and (must or self._probes[0].is_done or not self._probes[0].network.engine.tells):
+            probe = self._probes.popleft()
+            service_ns = probe.network.collect(probe.ticket, probe.tile, None) * len(probe.network.tiles)
+            if self.ladder is not None:
+                self.ladder.inferred(probe.network, service_ns)
 
 
 def check_strength(strength: float) -> float:

@@ -152,6 +152,7 @@ def open_engine(
     slots: int | None = None,
     threads: int | None = None,
     precision: str = AUTO,
+    on_done: Callable[[], None] | None = None,
 ) -> Engine:
     """Open a shipped model for one picture size, on the calling thread.
 
@@ -166,6 +167,7 @@ def open_engine(
         threads: CPU threads; by default one for each CPU this process may use.
         precision: "f32", "int8" on a CPU (see `engines.int8`), "f16" on a GPU (see `engines.tensorrt.fp16`),
             or "auto": f16 on a GPU, and int8 if the model was made for it and the processor has the instructions.
+        on_done: see `Engine.on_done`.
 
     Returns:
         The open engine. Use, and close it, on this thread.
@@ -176,6 +178,7 @@ def open_engine(
     """
     entry = _entry(choose_engine(engine).row.name)
     opened = _make(entry, model, (height, width), bits, device, precision, slots=slots, threads=threads)
+    opened.on_done = on_done
     opened.open()
     return opened
 

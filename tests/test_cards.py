@@ -6,6 +6,7 @@ import importlib
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -298,6 +299,12 @@ def test_a_method_that_is_right_scores_100() -> None:
     scores = score_clip(clip, methods, 2, conditions=(CLEAN,), every=1)["clean"]
     assert scores["right"].psnr_db == 100
     assert scores["off by 5"].psnr_db == pytest.approx(10 * math.log10(255**2 / 25))
+
+
+def test_a_flavour_is_the_end_of_a_name() -> None:
+    card = cards.load_card("upscale-x2-nano")
+    names = {"upscale-x2-nano": "", "upscale-x2-nano-clean": "clean", "restore-x1-small-vivid": "vivid", "my-model": ""}
+    assert {name: replace(card, name=name).flavour for name in names} == names
 
 
 def test_conditions_say_what_they_do_and_their_level() -> None:

@@ -34,12 +34,20 @@ def interval_ns(format: VideoFormat, fps: Fraction | None = None) -> int:
 
 
 def lighter_cards(card: ModelCard) -> list[ModelCard]:
-    """Shipped models that can take the place of `card` with less work, the heaviest first."""
+    """Shipped models that can take the place of `card` with less work, the heaviest first.
+
+    They are of its flavour, or faithful ones where it is vivid.
+    """
 
     def kind(other: ModelCard) -> tuple[object, ...]:
         return other.task, other.scale, other.color, other.conditioned
 
-    fitting = [other for other in list_cards() if kind(other) == kind(card) and other.macs_per_px < card.macs_per_px]
+    flavours = {card.flavour, ""}
+    fitting = [
+        other
+        for other in list_cards()
+        if kind(other) == kind(card) and other.flavour in flavours and other.macs_per_px < card.macs_per_px
+    ]
     return sorted(fitting, key=lambda other: -other.macs_per_px)
 
 

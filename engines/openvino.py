@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import sys
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -28,6 +29,10 @@ class OpenVINOEngine(CpuEngine):
     each with requests and buffers of its own: a second one then takes 3 MiB instead of 28
     (upscale-x2-nano at 640x360) or 12 MiB instead of 137 (upscale-x2-medium at 1280x720), and no
     time to compile. Their inferences take turns on the streams, as they would on the cores.
+
+    Where somebody wants to hear of every end, a thread waits for them in order. OpenVINO's own
+    callbacks need Python's lock, which a thread that releases a model holds while it waits for
+    theirs (2026.4): now and then both wait for ever.
     """
 
     name = "openvino"
@@ -35,6 +40,8 @@ class OpenVINOEngine(CpuEngine):
     def _reset(self) -> None:
         self._requests: list[Any] = []
         self._compiled: Any = None
+        self._watcher: ThreadPoolExecutor | None = None
+        self._ends: dict[int, Future[None]] = {}
 
     def _open(self) -> list[SlotBuffers]:
         fixed = with_shapes(self._model, self._shapes)
@@ -44,22 +51,36 @@ class OpenVINOEngine(CpuEngine):
             inputs = tuple(_spec(name, compiled.input(name)) for name in fixed.inputs)
             outputs = tuple(_spec(name, compiled.output(name)) for name in fixed.outputs)
             slots = [SlotBuffers.allocate(inputs, outputs) for _ in range(self.slots)]
-            for slot, buffers in enumerate(slots):
+            for buffers in slots:
                 request = compiled.create_infer_request()
-                if self.on_done is not None:  # only then: it takes Python's lock
-                    request.set_callback(self._tell, slot)
                 for name, array in (buffers.inputs | buffers.outputs).items():
                     request.set_tensor(name, vendor.Tensor(array, shared_memory=True))
                 self._requests.append(request)
+        if self.on_done is not None:
+            self._watcher = ThreadPoolExecutor(1, thread_name_prefix="openvino")
         return slots
 
     def _submit(self, slot: int) -> None:
         self._requests[slot].start_async()
+        if self._watcher is not None:
+            self._ends[slot] = self._watcher.submit(self._watch, slot)
+
+    def _watch(self, slot: int) -> None:
+        """On the watcher's thread."""
+        try:
+            self._requests[slot].wait()
+        finally:
+            self._tell(slot)
 
     def _collect(self, slot: int) -> None:
-        self._requests[slot].wait()
+        if self._watcher is None:
+            self._requests[slot].wait()
+        else:
+            self._ends[slot].result()
 
     def _close(self) -> None:
+        if self._watcher is not None:
+            self._watcher.shutdown(wait=True)
         self._reset()
 
     def _settings(self) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class EnhanceStage:
     What a GPU gives is looked at by a `Guard`: a damaged frame is replaced by its interpolation, and an engine that
     gives several by another engine. With `at_once` a plan that has to be built is not waited for; see `Runner`. Engines
     change between two frames: none is lost, repeated or overtaken by that.
+
+    With `keep_source` every frame carries the luma that it was made from, for a stabiliser behind this stage.
     """
 
     name = "enhance"
@@ -71,6 +73,7 @@ class EnhanceStage:
         max_tile_px: int = MAX_TILE_PX,
         threads: int | None = None,
         at_once: bool = False,
+        keep_source: bool = False,
     ) -> None:
         self.card = card
         self.strength = check_strength(strength)
@@ -81,6 +84,7 @@ class EnhanceStage:
         self._meter = LevelMeter()
         self._levels_sum, self._levels_count = np.zeros(2), 0
         self._max_tile_px = max_tile_px
+        self._keep_source = keep_source
         self._runner = Runner(card, engine=engine, device=device, precision=precision, threads=threads, at_once=at_once)
         self._guard = Guard(8, card.scale)
         self._in_flight: deque[_Inference] = deque()
@@ -196,7 +200,8 @@ class EnhanceStage:
             self._runner.distrust(f"gave {HITS} damaged pictures among {WINDOW}")
         for plane in oldest.planes:
             plane.flags.writeable = False
-        yield replace(oldest.frame, planes=oldest.planes, format=self._output_format)
+        source = oldest.frame.planes[0] if self._keep_source else None
+        yield replace(oldest.frame, planes=oldest.planes, format=self._output_format, source_luma=source)
 
 
 def check_strength(strength: float) -> float:

@@ -134,6 +134,8 @@ class Frame:
     says that temporal state must not reach across this frame's start. `packets` are the packets of the streams that
     go along unchanged (audio, subtitles), read from the source around this frame; stages hand them on. `qp` is the
     mean H.264-equivalent quantisation parameter of the picture's blocks, as the decoder tells; None if it doesn't.
+    `source_luma` is the first plane of what this frame was enhanced from, for a stage that judges by the source; the
+    stage that uses it drops it.
     """
 
     planes: tuple[Plane, ...]
@@ -146,6 +148,7 @@ class Frame:
     discontinuity: bool = False
     packets: tuple[Any, ...] = ()
     qp: float | None = None
+    source_luma: Plane | None = None
 
     @property
     def time(self) -> Fraction:

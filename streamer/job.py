@@ -24,6 +24,7 @@ from streamer.sinks.queued import QueuedSink
 from streamer.sinks.target import overwrites
 from streamer.sources import make_source
 from streamer.sources.inputs import is_live
+from streamer.stabiliser import StabiliseStage
 from streamer.stage import Source, Stage
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,8 @@ def enhance(
     model: str = "auto",
     scale: int | None = None,
     strength: float = 1.0,
+    stabilise: str = "adaptive",
+    stabilise_strength: float = 1.0,
     level: float | Literal["auto"] = "auto",
     noise: float | Literal["auto"] = "auto",
     precision: str = "auto",
@@ -127,6 +130,8 @@ def enhance(
 
     `model` is a card's name, "auto" (the smallest network for streams that enlarges by `scale`, default 2) or "none"
     (transcode only);
+    `stabilise` is "off", "adaptive" or "flow" (follows motion, too), and `stabilise_strength` how much the past counts, 0
+    to 1;
     `level` and `noise` tell a conditioned model how compressed and how noisy the input is, 0 (clean) to 1 (heavy), or
     "auto" to measure it; `precision` is "f32", "f16" (GPU), "int8" (CPU) or "auto" (f16 on a GPU, int8 where model
     and processor allow it); `start` and `duration` are seconds, `fps` is the frame rate of a numbered sequence.
@@ -143,6 +148,7 @@ def enhance(
     source_name = os.fsdecode(input)
     _check_names(source_name, names)
     check_strength(strength)
+    stabiliser = StabiliseStage(stabilise, strength=stabilise_strength) if stabilise != "off" else None
     settings = EncoderSettings(codec, crf, preset, pix_fmt)
     if live is None:
         live = is_live(source_name) or any(is_real_time(name) for name in names)
@@ -170,8 +176,11 @@ def enhance(
             noise=fixed_noise,
             precision=precision,
             at_once=source.live,
+            keep_source=stabiliser is not None,
         )
         stages.append(stage)
+    if stabiliser is not None:
+        stages.append(stabiliser)
     sinks = [make_sink(name, settings, force=force, live=live, is_only=len(names) == 1) for name in names]
     run = _Run(source, on_progress)
     # Files first: they are finished before a live output that fails in the end can discard them.

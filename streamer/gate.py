@@ -1,0 +1,237 @@
+"""The stabiliser's gate: how much of each place's history is still true, judged by the source's luma alone.
+
+One recursive picture of the source, the reference, is held beside the stabilised output and follows it with the same
+gains. The gate looks at cells of CELL x CELL px and asks of the difference between source and reference whether noise
+explains it. Three figures answer, each against the noise that is measured in the stream:
+
+- its energy: objects that move, appear or go;
+- the part of it that a small shift of the reference explains (least squares on the gradients of the cells, as in Lucas
+  and Kanade, "An iterative image registration technique", IJCAI 1981): slow motion of low contrast, below the noise of
+  any single pixel;
+- its mean: light that changes.
+
+What noise doesn't explain is the variance by which the history is out of date, and the gain is that of a Kalman filter
+of one state (Kalman, "A new approach to linear filtering and prediction problems", 1960): 1/2, 1/3, 1/4 ... where
+nothing happens, 1 where the picture is new.
+
+Key frames of a compressed stream renew every pixel at once, though nothing moves: the picture pops. Where a place was
+quiet, changes together with most others, and neither a shift nor light explains it, the change is let in slowly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from streamer.frame import Plane
+
+    Map = npt.NDArray[np.float32]
+
+CELL = 4
+FLOOR = 0.12**2
+"""Least variance of noise, in 8-bit codes squared: less is rounding."""
+PER_FRAME = 0.02
+"""Variance, in units of the noise's, by which anything is out of date after one frame. The smallest gain follows: 0.13."""
+QUANTILE, TO_MEAN = 0.25, 1.2
+"""The noise is that of the cells below this quantile, and their mean is so many times as large."""
+SPATIAL_QUANTILE, SPATIAL_MAX = 0.15, 1.6
+"""Noise is also seen within one picture: between pictures at most so many times that of its smoothest cells."""
+RISE = 1.05
+"""How much faster the noise may become in a frame; it may halve."""
+MARGIN, EXPLAINED = 0.25, 8.0
+"""Energy above 1 + MARGIN and explained energy above EXPLAINED (both in units of the noise's) are no noise's."""
+QUIET_GAIN, POP_ENERGY = 0.3, 3.0
+"""A cell of a smaller gain was quiet; more energy than that is a change."""
+POP_QUIET, POP_CHANGED, POP_LIKE = 0.3, 0.5, 0.6
+"""Least shares of quiet cells, of changed ones among them, and of those that look like a pop among these."""
+POP_SHIFT, POP_LIGHT = 0.3, 0.2
+"""Largest share of a change that a shift explains, and that its mean makes up, in a pop."""
+POP_LEFT = 1.5
+"""So much more energy than is expected of a pop on its way in is the pop's."""
+LIMIT = 2.5
+"""How far history may pull, in standard deviations of the noise."""
+_FEWEST_CELLS = 16
+_DARK, _LIGHT = 17.0, 234.0
+"""Cells outside show no noise, because it is clipped."""
+_FINE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
+"""Blind to slopes and straight edges, variance 1 for white noise: Immerkaer, "Fast noise variance estimation", 1996."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verdict:
+    """What the gate says of one frame: `gain` float32 [cells], 0 to 1, and `limit` in 8-bit codes."""
+
+    gain: Map
+    limit: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """A source's luma as the gate sees it, in 8-bit codes: `base` reduced, its sides multiples of CELL; means of cells."""
+
+    base: Map
+    cells: Map
+
+
+class Gate:
+    """Follows the luma of a stream; for one thread.
+
+    `reduce` is by how much the source is reduced first (block means): 2 where the network keeps the size, so that the
+    gate costs less than what it steers. State: 4 bytes for each pixel of the reduced source and 8 for each cell.
+    """
+
+    def __init__(self, reduce: int = 1) -> None:
+        self._reduce = reduce
+        self.reset()
+
+    def reset(self) -> None:
+        """The next frame is new everywhere."""
+        self._reference: Map | None = None
+        self._gain = np.zeros((0, 0), np.float32)
+        self._pop = np.zeros((0, 0), np.float32)
+        self._noise: float | None = None
+        self._pop_level = 0.0
+
+    @property
+    def noise(self) -> float | None:
+        """Standard deviation of the noise in 8-bit codes, in the reduced source; None if not yet known."""
+        return None if self._noise is None else self._noise**0.5
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the state."""
+        return 0 if self._reference is None else self._reference.nbytes + self._gain.nbytes + self._pop.nbytes
+
+    def look(self, luma: Plane, bits: int = 8) -> Look:
+        """The source's luma [h, w], uint8 or uint16 with `bits` of a sample, as `update` wants it."""
+        block = self._reduce * CELL
+        height, width = luma.shape
+        if height % block or width % block:
+            luma = np.asarray(
+                cv2.copyMakeBorder(luma, 0, -height % block, 0, -width % block, cv2.BORDER_REPLICATE), luma.dtype
+            )
+        if self._reduce > 1:
+            luma = np.asarray(_area(luma, self._reduce), luma.dtype)
+        base = luma.astype(np.float32)
+        if bits > 8:
+            base *= np.float32(2.0 ** (8 - bits))
+        return Look(base, _cells(base))
+
+    def update(self, look: Look, *, elapsed: int = 1, repeated: bool = False) -> Verdict:
+        """Takes the next frame.
+
+        Args:
+            look: at the source.
+            elapsed: frames since the last one; more than 1 after drops.
+            repeated: the frame is the last one again, so it says nothing of noise.
+        """
+        base = look.base
+        if self._reference is None:
+            self._reference = base
+            self._gain = np.ones_like(look.cells)
+            self._pop = np.zeros_like(look.cells)
+            return Verdict(self._gain, 0.0)
+        difference = cv2.subtract(base, self._reference)
+        means, energy = _cells(difference), _cells(cv2.multiply(difference, difference))
+        before = self._gain
+        noise = self._estimate(look, energy / (1 + before), repeated=repeated)
+        evidence = _Evidence(self._reference, means, energy, noise, noise * (1 + before))
+        accepted = self._accept(evidence, before)
+        news = np.where(accepted, 0, evidence.news(self._pop))
+        variance = before + news + np.float32(PER_FRAME * elapsed)
+        self._gain = gain = np.asarray(variance / (1 + variance), np.float32)
+        self._pop *= np.square(1 - gain)
+        weights = cv2.resize(gain, base.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        self._reference += cv2.multiply(difference, weights)
+        limit = LIMIT * self._reduce * (noise + self._pop_level) ** 0.5
+        self._pop_level *= float(np.square(1 - gain.min()))
+        return Verdict(gain, float(limit))
+
+    def _estimate(self, look: Look, energy: Map, *, repeated: bool) -> float:
+        """The variance of the noise, from what changes between frames, and from what is fine within one."""
+        useful = (look.cells > _DARK) & (look.cells < _LIGHT)
+        if not repeated and np.count_nonzero(useful) >= _FEWEST_CELLS:
+            fine = cv2.filter2D(look.base, -1, _FINE, borderType=cv2.BORDER_REPLICATE)
+            spatial = _quantile(_cells(cv2.multiply(fine, fine))[useful], SPATIAL_QUANTILE)
+            now = min(_quantile(energy[useful], QUANTILE), SPATIAL_MAX * spatial)
+            last = now if self._noise is None else self._noise
+            self._noise = min(now, RISE * max(last, FLOOR)) if now > last else (last + now) / 2
+        return max(TO_MEAN * (self._noise or 0.0), FLOOR)
+
+    def _accept(self, evidence: _Evidence, before: Map) -> npt.NDArray[np.bool_]:
+        """Finds a pop, and takes its energy into account where it is one."""
+        quiet = before < QUIET_GAIN
+        changed = quiet & (evidence.energy > POP_ENERGY * evidence.noise + POP_LEFT * self._pop)
+        alike = changed & evidence.is_like_a_pop()
+        counts = [np.count_nonzero(which) for which in (quiet, changed, alike)]
+        found = counts[0] > POP_QUIET * quiet.size and counts[1] > POP_CHANGED * counts[0]
+        if not found or counts[2] <= POP_LIKE * counts[1]:
+            return np.zeros_like(quiet)
+        self._pop = np.where(alike, evidence.energy, self._pop)
+        self._pop_level = _quantile(evidence.energy[alike], 0.75)
+        return alike
+
+
+class _Evidence:
+    """What the difference between source and reference shows, in cells."""
+
+    def __init__(self, reference: Map, means: Map, energy: Map, variance: float, noise: Map) -> None:
+        """`means` and `energy` (mean square) of the difference; `noise`: the energy that noise would have."""
+        self.noise = noise
+        self.energy = _blur(energy, 3)
+        self._wide_energy = _blur(energy, 5)
+        self._mean_energy = _blur(means * means, 5)
+        self._light = np.square(_blur(means, 5))
+        self._shift = _explained(_cells(reference), means, variance / CELL**2)
+        self._variance = variance
+
+    def news(self, pop: Map) -> Map:
+        """What noise and a pop on its way in don't explain, in units of the noise."""
+        expected = self.noise + CELL**2 * pop
+        count = np.float32(25)  # cells of a window, so its mean has a 25th of their variance
+        energy = (self.energy - POP_LEFT * pop) / self.noise - (1 + MARGIN)
+        news = np.maximum(energy, 0)
+        for part in (self._shift, self._light):
+            news += np.maximum(count * CELL**2 * part / expected - EXPLAINED, 0) / count
+        return np.asarray(news, np.float32)
+
+    def is_like_a_pop(self) -> npt.NDArray[np.bool_]:
+        """Where neither a shift nor light explains the change."""
+        shifted = self._shift >= POP_SHIFT * (self._mean_energy + 0.1 * self._variance / CELL**2)
+        lit = self._light >= POP_LIGHT * (self._wide_energy + self._variance)
+        return np.asarray(~(shifted | lit), np.bool_)
+
+
+def _explained(reference: Map, means: Map, variance: float) -> Map:
+    """The mean square of `means` that the best shift of the reference explains in each window of 5 x 5 cells."""
+    tap = np.array([[-0.5, 0, 0.5]], np.float32)
+    across = cv2.filter2D(reference, -1, tap, borderType=cv2.BORDER_REPLICATE)
+    down = cv2.filter2D(reference, -1, tap.T.copy(), borderType=cv2.BORDER_REPLICATE)
+    xx, yy, xy = _blur(across * across, 5), _blur(down * down, 5), _blur(across * down, 5)
+    x, y = _blur(across * means, 5), _blur(down * means, 5)
+    ridge = np.float32(0.02) * (xx + yy) + np.float32(0.1 * variance)
+    xx, yy = xx + ridge, yy + ridge
+    return np.asarray((yy * x * x - 2 * xy * x * y + xx * y * y) / (xx * yy - xy * xy), np.float32)
+
+
+def _cells(values: Map) -> Map:
+    return np.asarray(_area(_area(values, 2), 2), np.float32)
+
+
+def _area(values: npt.NDArray[np.generic], by: int) -> npt.NDArray[np.generic]:
+    size = (values.shape[1] // by, values.shape[0] // by)
+    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA))  # type: ignore[call-overload]
+
+
+def _blur(values: Map, side: int) -> Map:
+    return np.asarray(cv2.blur(values, (side, side), borderType=cv2.BORDER_REPLICATE), np.float32)
+
+
+def _quantile(values: Map, share: float) -> float:
+    place = int(share * (values.size - 1))
+    return float(np.partition(values, place)[place])

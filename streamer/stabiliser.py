@@ -1,0 +1,176 @@
+"""The stabilise stage: static places average over time, moving ones stay as they are; causal, with O(1) state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from streamer.cuts import CutDetector
+from streamer.errors import EnhanceError, UsageError
+from streamer.frame import Frame, Plane, VideoFormat
+from streamer.gate import CELL, Gate, Verdict
+from streamer.pool import PlanePool
+
+if TYPE_CHECKING:
+    Picture = npt.NDArray[np.float32]
+
+MODES = ("off", "adaptive", "flow")
+CUTS = "scene cuts"
+
+
+class StabiliseStage:
+    """Blends every frame with its stabilised history as far as the `Gate` lets it; see there.
+
+    Works on frames as `EnhanceStage` gives them, whose `source_luma` steers the gate; a frame without one is its own
+    source. `strength` scales how much history counts, 0 (none) to 1, and may be set while running, from any thread.
+
+    Chroma follows with the gains of luma, because it shows hardly any motion that luma doesn't, and its own gate would
+    cost as much as luma's: half the pixels of 4:2:0 blend, nothing is judged. No sample is further from the frame's own
+    than the limit of the gate, so that what moves in chroma alone is tinted for a few frames at most.
+
+    History ends at a scene cut, at a frame's `discontinuity` (a lost and found input has it) and when the format of the
+    frames or of their source changes. Dropped frames make history older, not invalid.
+    """
+
+    name = "stabilise"
+
+    def __init__(self, mode: str = "adaptive", *, strength: float = 1.0) -> None:
+        self.strength = check_stabilise_strength(strength)
+        self.mode = check_stabilise_mode(mode)
+        self._cuts = 0
+        self._pool = PlanePool()
+        self.reset()
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Scene cuts seen so far."""
+        return {CUTS: self._cuts} if self._cuts else {}
+
+    def open(self, format: VideoFormat) -> VideoFormat:
+        cv2.setNumThreads(1)  # the cores belong to the network, decoder and encoder
+        self.reset()
+        return format
+
+    def process(self, frame: Frame) -> Iterator[Frame]:
+        source = frame.planes[0] if frame.source_luma is None else frame.source_luma
+        history = self._history
+        if history is None or frame.discontinuity or not history.fits(frame.format, source):
+            history = self._history = _History(frame.format, source, with_flow=self.mode == "flow")
+        planes = self._pool.planes(frame.format.layout, frame.format.width, frame.format.height)
+        self._cuts += history.blend(frame, source, planes, self.strength)
+        for plane in planes:
+            plane.flags.writeable = False
+        yield replace(frame, planes=planes, source_luma=None)
+
+    def flush(self) -> Iterator[Frame]:
+        return iter(())
+
+    def reset(self) -> None:
+        self._history: _History | None = None
+
+    def close(self) -> None:
+        self.reset()
+
+
+class _History:
+    """The stabilised pictures so far, of one scene and format: 4 bytes a sample, and the gate's state."""
+
+    def __init__(self, format: VideoFormat, source: Plane, *, with_flow: bool) -> None:
+        self._format = format
+        self._source = source
+        scale = _scale(format, source)
+        reduce = 2 if scale == 1 else 1
+        self._gate = Gate(reduce)
+        self._block = CELL * reduce * scale
+        self._cuts = CutDetector()
+        self._flow = with_flow
+        self._index: int | None = None
+        self._pictures = [_Picture(shape, format.layout.bits) for shape in format.layout.shapes(format.width, format.height)]
+
+    @property
+    def nbytes(self) -> int:
+        return self._gate.nbytes + sum(picture.nbytes for picture in self._pictures)
+
+    def fits(self, format: VideoFormat, source: Plane) -> bool:
+        """Whether a frame of this format and source goes on with this history."""
+        return (format, source.shape, source.dtype) == (self._format, self._source.shape, self._source.dtype)
+
+    def blend(self, frame: Frame, source: Plane, into: tuple[Plane, ...], strength: float) -> bool:
+        """Fills `into`; whether a new scene began."""
+        look = self._gate.look(source, frame.format.layout.bits)
+        cut = self._cuts.update(look.cells)
+        if cut:
+            self._gate.reset()
+        elapsed = 1 if self._index is None else max(1, frame.index - self._index)
+        repeated = self._index is not None and np.array_equal(source, self._source)
+        verdict = self._gate.update(look, elapsed=elapsed, repeated=repeated)
+        self._source, self._index = source, frame.index
+        keep = np.float32(strength) * (1 - verdict.gain)
+        for number, (picture, plane, target) in enumerate(zip(self._pictures, frame.planes, into, strict=True)):
+            layout = frame.format.layout
+            block = (self._block >> layout.log2_chroma_w, self._block >> layout.log2_chroma_h) if number else (self._block,) * 2
+            picture.blend(plane, keep, block, verdict.limit, target)
+        return cut
+
+
+class _Picture:
+    """One plane's history, in float32 because an average in whole codes gets stuck."""
+
+    def __init__(self, shape: tuple[int, int], bits: int) -> None:
+        self._values = np.zeros(shape, np.float32)
+        self._pull = np.zeros(shape, np.float32)
+        self._keep = np.zeros((0, 0), np.float32)
+        self._codes = 2.0 ** (bits - 8)
+
+    @property
+    def nbytes(self) -> int:
+        return self._values.nbytes
+
+    def blend(self, plane: Plane, keep: Picture, block: tuple[int, int], limit: float, into: Plane) -> None:
+        """History's share `keep` of each cell of `block` (width, height) px, its pull up to `limit` 8-bit codes."""
+        height, width = plane.shape
+        size = (keep.shape[1] * block[0], keep.shape[0] * block[1])
+        if self._keep.shape != size[::-1]:
+            self._keep = np.zeros(size[::-1], np.float32)
+        cv2.resize(keep, size, self._keep, interpolation=cv2.INTER_LINEAR)
+        pull, most = self._pull, limit * self._codes
+        np.subtract(self._values, plane, out=pull)
+        np.multiply(pull, self._keep[:height, :width], out=pull)
+        np.clip(pull, -most, most, out=pull)
+        np.add(plane, pull, out=self._values)
+        if into.dtype == np.uint8:
+            cv2.convertScaleAbs(self._values, into)
+        else:
+            np.copyto(into, np.rint(self._values, out=pull), casting="unsafe")
+
+
+def check_stabilise_mode(mode: str) -> str:
+    """`mode` if it is one of MODES. Raises UsageError otherwise."""
+    if mode not in MODES:
+        raise UsageError(f"there is no way {mode!r} to stabilise: use one of {', '.join(MODES)}")
+    return mode
+
+
+def check_stabilise_strength(strength: float) -> float:
+    """`strength` if it is a number from 0 to 1. Raises UsageError otherwise."""
+    if not (math.isfinite(strength) and 0 <= strength <= 1):
+        raise UsageError(f"stabilise strength {strength} is out of range: 0 (every frame for itself) to 1")
+    return float(strength)
+
+
+def _scale(format: VideoFormat, source: Plane) -> int:
+    """How many times larger frames are than their source. Raises StreamerError if that isn't a whole number."""
+    height, width = source.shape
+    scale = format.width // width
+    if (format.width, format.height) != (scale * width, scale * height):
+        raise EnhanceError(
+            f"can't stabilise frames of {format.width}x{format.height} by a source of {width}x{height}: the enlargement "
+            "must be a whole number"
+        )
+    return scale

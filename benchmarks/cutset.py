@@ -101,7 +101,10 @@ def _kinds(one: Luma, other: Luma) -> dict[str, tuple[Callable[[int], Luma], set
         "cut": (cut, {EVENT}),
         "cuts, dim": (lambda t: 20 + 0.25 * cut(t), {EVENT}),
         "cuts, close": (lambda t: cut(EVENT if t // 5 % 2 else 0), set(range(5, LENGTH, 5))),
-        "cut from a fast camera": (lambda t: _view(one, 6.0 * t, 0) if t < EVENT else _view(other, 6.0 * t, 0), {EVENT}),
+        "cut from a fast camera": (
+            lambda t: _view(one, 6.0 * t, 0) if t < EVENT else _view(other, 6.0 * t, 0),
+            {EVENT},
+        ),
         "flash": (lambda t: lit(t) if EVENT <= t < EVENT + 2 else drift(t), set()),
         "strobe": (lambda t: lit(t) if t % 7 == 0 else drift(t), set()),
         "fade through black": (lambda t: 16 + (drift(t) - 16) * np.float32(faded(t)), set()),

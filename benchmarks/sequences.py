@@ -6,6 +6,7 @@ size first. Everything follows from the files: no figure changes between two run
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -126,7 +127,7 @@ def received(frames: list[Luma], scale: int, damage: Damage) -> tuple[list[Luma]
 
 def is_static(frames: Sequence[Luma]) -> bool:
     """Whether most of the picture stays where it is."""
-    shares = [np.mean(cv2.absdiff(a, b) <= STATIC_CODES) for a, b in zip(frames, frames[1:], strict=False)]
+    shares = [np.mean(cv2.absdiff(a, b) <= STATIC_CODES) for a, b in itertools.pairwise(frames)]
     return bool(np.median(shares) >= STATIC_SHARE)
 
 

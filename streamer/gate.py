@@ -27,39 +27,47 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from onnx_models.gate import (
+    CELL,
+    DARK,
+    EXPLAINED,
+    FEWEST_CELLS,
+    FINE,
+    FLOOR,
+    LIGHT,
+    LIMIT,
+    MARGIN,
+    PER_FRAME,
+    POP_CHANGED,
+    POP_ENERGY,
+    POP_LEFT,
+    POP_LIGHT,
+    POP_LIKE,
+    POP_QUANTILE,
+    POP_QUIET,
+    POP_SHIFT,
+    QUANTILE,
+    QUIET_GAIN,
+    RIDGE,
+    RIDGE_NOISE,
+    RISE,
+    SAMPLE,
+    SLOPE,
+    SPATIAL_MAX,
+    SPATIAL_QUANTILE,
+    STILL_FRAMES,
+    TO_MEAN,
+    WIDE,
+    WINDOW,
+)
+
 if TYPE_CHECKING:
     from streamer.frame import Plane
 
     Map = npt.NDArray[np.float32]
 
-CELL = 4
-FLOOR = 0.12**2
-"""Least variance of noise, in 8-bit codes squared: less is rounding."""
-PER_FRAME = 0.02
-"""Variance, in units of the noise's, by which anything is out of date after one frame. The smallest gain follows: 0.13."""
-QUANTILE, TO_MEAN = 0.25, 1.2
-"""The noise is that of the cells below this quantile, and their mean is so many times as large."""
-SPATIAL_QUANTILE, SPATIAL_MAX = 0.15, 1.6
-"""Noise is also seen within one picture: between pictures at most so many times that of its smoothest cells."""
-RISE = 1.05
-"""How much faster the noise may become in a frame; it may halve."""
-MARGIN, EXPLAINED = 0.25, 8.0
-"""Energy above 1 + MARGIN and explained energy above EXPLAINED (both in units of the noise's) are no noise's."""
-QUIET_GAIN, POP_ENERGY = 0.3, 3.0
-"""A cell of a smaller gain was quiet; more energy than that is a change."""
-POP_QUIET, POP_CHANGED, POP_LIKE = 0.3, 0.5, 0.6
-"""Least shares of quiet cells, of changed ones among them, and of those that look like a pop among these."""
-POP_SHIFT, POP_LIGHT = 0.3, 0.2
-"""Largest share of a change that a shift explains, and that its mean makes up, in a pop."""
-POP_LEFT = 1.5
-"""So much more energy than is expected of a pop on its way in is the pop's."""
-LIMIT = 2.5
-"""How far history may pull, in standard deviations of the noise."""
-_FEWEST_CELLS = 16
-_DARK, _LIGHT = 17.0, 234.0
-"""Cells outside show no noise, because it is clipped."""
-_FINE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
-"""Blind to slopes and straight edges, variance 1 for white noise: Immerkaer, "Fast noise variance estimation", 1996."""
+_EDGE = cv2.BORDER_REPLICATE
+_FINE, _SLOPE = (np.array(taps, np.float32) for taps in (FINE, SLOPE))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +80,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:
-    """A source's luma as the gate sees it, in 8-bit codes: `base` reduced, its sides multiples of CELL; means of cells."""
+    """A source's luma in 8-bit codes: `base` reduced, its sides multiples of CELL; the means of `cells`."""
 
     base: Map
     cells: Map
@@ -95,6 +103,7 @@ class Gate:
         self._gain = np.zeros((0, 0), np.float32)
         self._pop = np.zeros((0, 0), np.float32)
         self._noise: float | None = None
+        self._repeats = 0
         self._pop_level = 0.0
 
     @property
@@ -112,9 +121,7 @@ class Gate:
         block = self._reduce * CELL
         height, width = luma.shape
         if height % block or width % block:
-            luma = np.asarray(
-                cv2.copyMakeBorder(luma, 0, -height % block, 0, -width % block, cv2.BORDER_REPLICATE), luma.dtype
-            )
+            luma = np.asarray(cv2.copyMakeBorder(luma, 0, -height % block, 0, -width % block, _EDGE), luma.dtype)
         if self._reduce > 1:
             luma = np.asarray(_area(luma, self._reduce), luma.dtype)
         base = luma.astype(np.float32)
@@ -139,7 +146,8 @@ class Gate:
         difference = cv2.subtract(base, self._reference)
         means, energy = _cells(difference), _cells(cv2.multiply(difference, difference))
         before = self._gain
-        noise = self._estimate(look, energy / (1 + before), repeated=repeated)
+        self._repeats = self._repeats + 1 if repeated else 0
+        noise = self._estimate(look, energy / (1 + before))
         evidence = _Evidence(self._reference, means, energy, noise, noise * (1 + before))
         accepted = self._accept(evidence, before)
         news = np.where(accepted, 0, evidence.news(self._pop))
@@ -152,13 +160,14 @@ class Gate:
         self._pop_level *= float(np.square(1 - gain.min()))
         return Verdict(gain, float(limit))
 
-    def _estimate(self, look: Look, energy: Map, *, repeated: bool) -> float:
+    def _estimate(self, look: Look, energy: Map) -> float:
         """The variance of the noise, from what changes between frames, and from what is fine within one."""
-        useful = (look.cells > _DARK) & (look.cells < _LIGHT)
-        if not repeated and np.count_nonzero(useful) >= _FEWEST_CELLS:
-            fine = cv2.filter2D(look.base, -1, _FINE, borderType=cv2.BORDER_REPLICATE)
-            spatial = _quantile(_cells(cv2.multiply(fine, fine))[useful], SPATIAL_QUANTILE)
-            now = min(_quantile(energy[useful], QUANTILE), SPATIAL_MAX * spatial)
+        some = (slice(None, None, SAMPLE), slice(None, None, SAMPLE))
+        useful = (look.cells[some] > DARK) & (look.cells[some] < LIGHT)
+        if self._repeats not in range(1, STILL_FRAMES) and np.count_nonzero(useful) >= FEWEST_CELLS:
+            fine = cv2.sepFilter2D(look.base, -1, _FINE, _FINE, borderType=_EDGE)
+            spatial = _quantile(_cells(cv2.multiply(fine, fine))[some][useful], SPATIAL_QUANTILE)
+            now = min(_quantile(energy[some][useful], QUANTILE), SPATIAL_MAX * spatial)
             last = now if self._noise is None else self._noise
             self._noise = min(now, RISE * max(last, FLOOR)) if now > last else (last + now) / 2
         return max(TO_MEAN * (self._noise or 0.0), FLOOR)
@@ -173,7 +182,7 @@ class Gate:
         if not found or counts[2] <= POP_LIKE * counts[1]:
             return np.zeros_like(quiet)
         self._pop = np.where(alike, evidence.energy, self._pop)
-        self._pop_level = _quantile(evidence.energy[alike], 0.75)
+        self._pop_level = _quantile(evidence.energy[alike], POP_QUANTILE)
         return alike
 
 
@@ -183,17 +192,17 @@ class _Evidence:
     def __init__(self, reference: Map, means: Map, energy: Map, variance: float, noise: Map) -> None:
         """`means` and `energy` (mean square) of the difference; `noise`: the energy that noise would have."""
         self.noise = noise
-        self.energy = _blur(energy, 3)
-        self._wide_energy = _blur(energy, 5)
-        self._mean_energy = _blur(means * means, 5)
-        self._light = np.square(_blur(means, 5))
+        self.energy = _blur(energy, WINDOW)
+        self._wide_energy = _blur(energy, WIDE)
+        self._mean_energy = _blur(means * means, WIDE)
+        self._light = np.square(_blur(means, WIDE))
         self._shift = _explained(_cells(reference), means, variance / CELL**2)
         self._variance = variance
 
     def news(self, pop: Map) -> Map:
         """What noise and a pop on its way in don't explain, in units of the noise."""
         expected = self.noise + CELL**2 * pop
-        count = np.float32(25)  # cells of a window, so its mean has a 25th of their variance
+        count = np.float32(WIDE**2)  # cells of a window, so its mean has so much less of their variance
         energy = (self.energy - POP_LEFT * pop) / self.noise - (1 + MARGIN)
         news = np.maximum(energy, 0)
         for part in (self._shift, self._light):
@@ -202,19 +211,18 @@ class _Evidence:
 
     def is_like_a_pop(self) -> npt.NDArray[np.bool_]:
         """Where neither a shift nor light explains the change."""
-        shifted = self._shift >= POP_SHIFT * (self._mean_energy + 0.1 * self._variance / CELL**2)
+        shifted = self._shift >= POP_SHIFT * (self._mean_energy + RIDGE_NOISE * self._variance / CELL**2)
         lit = self._light >= POP_LIGHT * (self._wide_energy + self._variance)
         return np.asarray(~(shifted | lit), np.bool_)
 
 
 def _explained(reference: Map, means: Map, variance: float) -> Map:
-    """The mean square of `means` that the best shift of the reference explains in each window of 5 x 5 cells."""
-    tap = np.array([[-0.5, 0, 0.5]], np.float32)
-    across = cv2.filter2D(reference, -1, tap, borderType=cv2.BORDER_REPLICATE)
-    down = cv2.filter2D(reference, -1, tap.T.copy(), borderType=cv2.BORDER_REPLICATE)
-    xx, yy, xy = _blur(across * across, 5), _blur(down * down, 5), _blur(across * down, 5)
-    x, y = _blur(across * means, 5), _blur(down * means, 5)
-    ridge = np.float32(0.02) * (xx + yy) + np.float32(0.1 * variance)
+    """The mean square of `means` that the best shift of the reference explains in each window of WIDE x WIDE cells."""
+    across = cv2.filter2D(reference, -1, _SLOPE[None], borderType=_EDGE)
+    down = cv2.filter2D(reference, -1, _SLOPE[:, None], borderType=_EDGE)
+    xx, yy, xy = _blur(across * across, WIDE), _blur(down * down, WIDE), _blur(across * down, WIDE)
+    x, y = _blur(across * means, WIDE), _blur(down * means, WIDE)
+    ridge = np.float32(RIDGE) * (xx + yy) + np.float32(RIDGE_NOISE * variance)
     xx, yy = xx + ridge, yy + ridge
     return np.asarray((yy * x * x - 2 * xy * x * y + xx * y * y) / (xx * yy - xy * xy), np.float32)
 
@@ -229,7 +237,7 @@ def _area(values: npt.NDArray[np.generic], by: int) -> npt.NDArray[np.generic]:
 
 
 def _blur(values: Map, side: int) -> Map:
-    return np.asarray(cv2.blur(values, (side, side), borderType=cv2.BORDER_REPLICATE), np.float32)
+    return np.asarray(cv2.blur(values, (side, side), borderType=_EDGE), np.float32)
 
 
 def _quantile(values: Map, share: float) -> float:

@@ -130,8 +130,8 @@ def enhance(
 
     `model` is a card's name, "auto" (the smallest network for streams that enlarges by `scale`, default 2) or "none"
     (transcode only);
-    `stabilise` is "off", "adaptive" or "flow" (follows motion, too), and `stabilise_strength` how much the past counts, 0
-    to 1;
+    `stabilise` is "off", "adaptive" or "flow" (which follows motion), and `stabilise_strength` says how much the past
+    counts, 0 to 1;
     `level` and `noise` tell a conditioned model how compressed and how noisy the input is, 0 (clean) to 1 (heavy), or
     "auto" to measure it; `precision` is "f32", "f16" (GPU), "int8" (CPU) or "auto" (f16 on a GPU, int8 where model
     and processor allow it); `start` and `duration` are seconds, `fps` is the frame rate of a numbered sequence.

@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from onnx_models.gate import CELL
 from streamer.cuts import CutDetector
 from streamer.errors import EnhanceError, UsageError
 from streamer.frame import Frame, Plane, VideoFormat
-from streamer.gate import CELL, Gate, Verdict
+from streamer.gate import Gate
 from streamer.pool import PlanePool
 
 if TYPE_CHECKING:
@@ -91,7 +92,9 @@ class _History:
         self._cuts = CutDetector()
         self._flow = with_flow
         self._index: int | None = None
-        self._pictures = [_Picture(shape, format.layout.bits) for shape in format.layout.shapes(format.width, format.height)]
+        self._pictures = [
+            _Picture(shape, format.layout.bits) for shape in format.layout.shapes(format.width, format.height)
+        ]
 
     @property
     def nbytes(self) -> int:
@@ -114,7 +117,11 @@ class _History:
         keep = np.float32(strength) * (1 - verdict.gain)
         for number, (picture, plane, target) in enumerate(zip(self._pictures, frame.planes, into, strict=True)):
             layout = frame.format.layout
-            block = (self._block >> layout.log2_chroma_w, self._block >> layout.log2_chroma_h) if number else (self._block,) * 2
+            block = (
+                (self._block >> layout.log2_chroma_w, self._block >> layout.log2_chroma_h)
+                if number
+                else (self._block,) * 2
+            )
             picture.blend(plane, keep, block, verdict.limit, target)
         return cut
 
@@ -170,7 +177,7 @@ def _scale(format: VideoFormat, source: Plane) -> int:
     scale = format.width // width
     if (format.width, format.height) != (scale * width, scale * height):
         raise EnhanceError(
-            f"can't stabilise frames of {format.width}x{format.height} by a source of {width}x{height}: the enlargement "
-            "must be a whole number"
+            f"can't stabilise frames of {format.width}x{format.height} by a source of {width}x{height}: the "
+            "enlargement must be a whole number"
         )
     return scale

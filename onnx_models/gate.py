@@ -45,3 +45,6 @@ FINE = (1 / 6**0.5, -2 / 6**0.5, 1 / 6**0.5)
 noise variance estimation", Computer Vision and Image Understanding 64-2, 1996."""
 POP_QUANTILE = 0.75
 """Of the energies of a pop's cells: how far it may pull."""
+FOLLOW_ENERGY, FOLLOW_BETTER = 1.5, 0.75
+"""Motion is followed where standing still leaves more energy than that, in units of the noise's, and following leaves at
+most this share of it."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 OPSET = 17
 IR_VERSION = 8
-BISECTIONS = 20
+BISECTIONS = 14
 """Steps in which a quantile is found between 2^-20 and 2^17."""
 STATE = ("picture", "reference", "gain", "pop", "levels")
 

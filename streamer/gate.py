@@ -34,6 +34,8 @@ from onnx_models.gate import (
     FEWEST_CELLS,
     FINE,
     FLOOR,
+    FOLLOW_BETTER,
+    FOLLOW_ENERGY,
     LIGHT,
     LIMIT,
     MARGIN,
@@ -60,9 +62,11 @@ from onnx_models.gate import (
     WIDE,
     WINDOW,
 )
+from streamer.motion import moved, resized
 
 if TYPE_CHECKING:
     from streamer.frame import Plane
+    from streamer.motion import Flow
 
     Map = npt.NDArray[np.float32]
 
@@ -159,6 +163,37 @@ class Gate:
         limit = LIMIT * self._reduce * (noise + self._pop_level) ** 0.5
         self._pop_level *= float(np.square(1 - gain.min()))
         return Verdict(gain, float(limit))
+
+    def follow(self, look: Look, flow: Flow, trusted: npt.NDArray[np.bool_]) -> Flow | None:
+        """Moves the state along a flow where that explains the next frame better than standing still does.
+
+        Args:
+            look: at the next frame, for which `update` comes next.
+            flow: where its pixels were in the last frame, at any size.
+            trusted: whether they were there at all, at that size.
+
+        Returns:
+            The flow that was followed, as large as `look.base`; None if it was followed nowhere.
+        """
+        if self._reference is None:
+            return None
+        size = look.base.shape
+        flow = resized(flow, size)
+        energies = [
+            _blur(_cells(np.square(look.base - reference)), WINDOW)
+            for reference in (self._reference, moved(self._reference, flow))
+        ]
+        noise = max(TO_MEAN * (self._noise or 0.0), FLOOR) * (1 + self._gain)
+        better = (energies[0] > FOLLOW_ENERGY * noise) & (energies[1] < FOLLOW_BETTER * energies[0])
+        if not better.any():
+            return None
+        flow *= cv2.resize(better.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)[..., None]
+        cells = resized(flow, better.shape)
+        self._reference = np.asarray(moved(self._reference, flow), np.float32)
+        self._gain, self._pop = (np.asarray(moved(state, cells), np.float32) for state in (self._gain, self._pop))
+        seen = cv2.resize(trusted.astype(np.float32), better.shape[::-1], interpolation=cv2.INTER_AREA)
+        self._gain[better & (seen < 1)] = 1.0
+        return flow
 
     def _estimate(self, look: Look, energy: Map) -> float:
         """The variance of the noise, from what changes between frames, and from what is fine within one."""

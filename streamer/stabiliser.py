@@ -15,10 +15,13 @@ from onnx_models.gate import CELL
 from streamer.cuts import CutDetector
 from streamer.errors import EnhanceError, UsageError
 from streamer.frame import Frame, Plane, VideoFormat
-from streamer.gate import Gate
+from streamer.gate import Gate, Look
+from streamer.motion import Tracker, moved, resized
 from streamer.pool import PlanePool
 
 if TYPE_CHECKING:
+    from streamer.motion import Flow
+
     Picture = npt.NDArray[np.float32]
 
 MODES = ("off", "adaptive", "flow")
@@ -90,7 +93,7 @@ class _History:
         self._gate = Gate(reduce)
         self._block = CELL * reduce * scale
         self._cuts = CutDetector()
-        self._flow = with_flow
+        self._tracker = Tracker() if with_flow else None
         self._index: int | None = None
         self._pictures = [
             _Picture(shape, format.layout.bits) for shape in format.layout.shapes(format.width, format.height)
@@ -110,6 +113,7 @@ class _History:
         cut = self._cuts.update(look.cells)
         if cut:
             self._gate.reset()
+        self._follow(look)
         elapsed = 1 if self._index is None else max(1, frame.index - self._index)
         repeated = self._index is not None and np.array_equal(source, self._source)
         verdict = self._gate.update(look, elapsed=elapsed, repeated=repeated)
@@ -125,6 +129,13 @@ class _History:
             picture.blend(plane, keep, block, verdict.limit, target)
         return cut
 
+    def _follow(self, look: Look) -> None:
+        found = None if self._tracker is None else self._tracker.update(look.base)
+        flow = None if found is None else self._gate.follow(look, *found)
+        if flow is not None:
+            for picture in self._pictures:
+                picture.follow(flow)
+
 
 class _Picture:
     """One plane's history, in float32 because an average in whole codes gets stuck."""
@@ -138,6 +149,10 @@ class _Picture:
     @property
     def nbytes(self) -> int:
         return self._values.nbytes
+
+    def follow(self, flow: Flow) -> None:
+        """Moves the history; `flow` may be of another size."""
+        self._values = np.asarray(moved(self._values, resized(flow, self._values.shape)), np.float32)
 
     def blend(self, plane: Plane, keep: Picture, block: tuple[int, int], limit: float, into: Plane) -> None:
         """History's share `keep` of each cell of `block` (width, height) px, its pull up to `limit` 8-bit codes."""

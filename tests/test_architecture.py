@@ -17,8 +17,8 @@ MAX_FUNCTION_LINES = 60
 LEVELS = (
     {"errors", "notes", "backoff", "child", "query"},
     {"frame", "clock", "channel", "stats"},
-    {"pool", "color", "stage", "tiling", "level", "level_weights", "timeline", "detached", "gate", "cuts", "motion"},
-    {"convert", "guard", "runner"},
+    {"pool", "color", "stage", "tiling", "level", "level_weights", "timeline", "detached", "cuts", "motion"},
+    {"convert", "gate", "guard", "runner"},
     {"sources", "sinks", "enhancer", "stabiliser"},
     {"pipeline"},
     {"job", "image", "progress", "compare", "flicker", "vmaf", "doctor", "demo", "plans"},

@@ -41,7 +41,7 @@ def noisy(light: Light, frames: int, noise: float, seed: int = 5) -> list[Luma]:
 
 
 def popping(light: Light, frames: int, pop_at: int, noise: float = 0.0, *, moving: bool = False) -> list[Luma]:
-    """A still scene of which every pixel changes at one frame, as at a key frame; with a square on its way if wanted."""
+    """A still scene of which every pixel changes at one frame, as at a key frame; maybe with a square that moves."""
     rng = np.random.default_rng(7)
     errors = [rng.normal(0, 4, light.shape).astype(np.float32) for _ in range(2)]
     found = []

@@ -108,7 +108,18 @@ def clips(paths: Sequence[Path], frames: int) -> list[Scene]:
 def pans(paths: Sequence[Path], frames: int) -> list[Scene]:
     """Every camera over every photograph in turn below `paths`: as many sequences as cameras."""
     photos = find_files(list(paths))[0]
-    return [_over(photos[number % len(photos)], camera, frames) for number, camera in enumerate(CAMERAS)]
+    if not photos:
+        return []
+    return [
+        seen_by(to_codes(reduce_luma(read_photo(photos[number % len(photos)])[0], 2)), camera, frames)
+        for number, camera in enumerate(CAMERAS)
+    ]
+
+
+def seen_by(photo: Luma, camera: Camera, count: int) -> Scene:
+    """`count` frames of a picture, at most MAX_WIDTH x MAX_HEIGHT."""
+    height, width = (min(side, most) // 8 * 8 for side, most in zip(photo.shape, (MAX_HEIGHT, MAX_WIDTH), strict=True))
+    return Scene(camera.name, [_view(photo, camera, t, (width, height)) for t in range(count)], is_static=False)
 
 
 def received(frames: list[Luma], scale: int, damage: Damage) -> tuple[list[Luma], float | None]:
@@ -145,14 +156,7 @@ def _middle(luma: Luma) -> Luma:
     return luma[top : top + height, left : left + width].copy()
 
 
-def _over(path: Path, camera: Camera, count: int) -> Scene:
-    photo = to_codes(reduce_luma(read_photo(path)[0], 2))
-    size = np.minimum(photo.shape[::-1], (MAX_WIDTH, MAX_HEIGHT)) // 8 * 8
-    frames = [_seen(photo, camera, t, (int(size[0]), int(size[1]))) for t in range(count)]
-    return Scene(camera.name, frames, is_static=False)
-
-
-def _seen(photo: Luma, camera: Camera, t: int, size: tuple[int, int]) -> Luma:
+def _view(photo: Luma, camera: Camera, t: int, size: tuple[int, int]) -> Luma:
     zoom, shift = 1 / camera.zoom(t), camera.shift(t)
     start = [0.2 * (side - kept) for side, kept in zip(photo.shape[::-1], size, strict=True)]
     offset = [s + move + 0.5 * kept * (1 - zoom) for s, move, kept in zip(start, shift, size, strict=True)]

@@ -16,13 +16,16 @@ SPATIAL_QUANTILE, SPATIAL_MAX = 0.15, 1.6
 """Noise is also seen within one picture: between pictures at most so many times that of its smoothest cells."""
 RISE = 1.1
 """How many times larger the noise's variance may become in a frame; it may halve."""
+MOVING, COARSE = 0.3, 2.5
+"""A picture of whose change shifts explain more than MOVING, on average, moves; noise is white, and has no more than
+COARSE times its share of energy in the means of cells. Else a picture is taken for less noisy, but not for more."""
 STILL_FRAMES = 3
 """So many frames that repeat the last one are a stream without noise, not a camera's frames shown twice."""
 MARGIN, EXPLAINED = 0.25, 8.0
 """Energy above 1 + MARGIN and explained energy above EXPLAINED (both in units of the noise's) are no noise's."""
 QUIET_GAIN, POP_ENERGY = 0.3, 3.0
 """A cell of a smaller gain was quiet; more energy than that is a change."""
-POP_QUIET, POP_CHANGED, POP_LIKE = 0.3, 0.5, 0.6
+POP_QUIET, POP_CHANGED, POP_LIKE = 0.3, 0.5, 0.7
 """Least shares of quiet cells, of changed ones among them, and of those that look like a pop among these."""
 POP_SHIFT, POP_LIGHT = 0.3, 0.2
 """Largest share of a change that a shift explains, and that its mean makes up, in a pop."""
@@ -32,7 +35,8 @@ LIMIT = 2.5
 """How far history may pull, in standard deviations of the noise."""
 SAMPLE = 2
 """Every so many cells across and down are asked for the noise."""
-FEWEST_CELLS = 16
+FEWEST_CELLS = 6
+"""Of the cells that are asked; with less, the noise stays what it was."""
 DARK, LIGHT = 17.0, 234.0
 """Cells outside show no noise, because it is clipped."""
 WINDOW, WIDE = 3, 5
@@ -46,5 +50,5 @@ noise variance estimation", Computer Vision and Image Understanding 64-2, 1996."
 POP_QUANTILE = 0.75
 """Of the energies of a pop's cells: how far it may pull."""
 FOLLOW_ENERGY, FOLLOW_BETTER = 1.5, 0.75
-"""Motion is followed where standing still leaves more energy than that, in units of the noise's, and following leaves at
-most this share of it."""
+"""Motion is followed where standing still leaves more energy than that, in units of the noise's, and following
+leaves at most this share."""

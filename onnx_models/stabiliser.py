@@ -103,10 +103,12 @@ def build_stabiliser(scale: int) -> onnx.ModelProto:
     difference = n("Sub", base, "reference")
     energy = n.pool(n.square(difference), gate.CELL)
     doubt = n("Add", "gain", 1.0)
-    noise = _noise(n, base, n("Div", energy, doubt))
-    seen = _Evidence(n, n.pool(difference, gate.CELL), energy, noise, n("Mul", noise, doubt))
-    accepted, pop, level = _accepted(n, seen)
-    news = n("Where", accepted, 0.0, seen.news("pop"))
+    last = n("Gather", "levels", n.const(0, np.int64), axis=0)
+    seen = _Evidence(n, n.pool(difference, gate.CELL), energy, _variance(n, last))
+    noise = _noise(n, base, n("Div", energy, doubt), last, seen.may_be_noise())
+    expected = n("Mul", noise, doubt)
+    accepted, pop, level = _accepted(n, seen, noise, expected)
+    news = n("Where", accepted, 0.0, seen.news("pop", expected))
     stale = n("Add", n("Add", "gain", news), n("Mul", "elapsed", gate.PER_FRAME))
     stale = n("Add", stale, n("Mul", "first", 1e9))
     gain = n("Div", stale, n("Add", stale, 1.0), out="gain_next")
@@ -121,7 +123,11 @@ def build_stabiliser(scale: int) -> onnx.ModelProto:
     return _model(n, scale, reduce)
 
 
-def _noise(n: _Nodes, base: str, energy: str) -> str:
+def _variance(n: _Nodes, measured: str) -> str:
+    return n("Max", n("Mul", measured, gate.TO_MEAN), gate.FLOOR)
+
+
+def _noise(n: _Nodes, base: str, energy: str, last: str, may_rise: str) -> str:
     """The variance to reckon with; `variance_next` is what was measured."""
     fine = n.filter(n.filter(base, gate.FINE, down=False), gate.FINE, down=True)
     step = n.const([gate.SAMPLE] * 2, np.int64)
@@ -130,45 +136,51 @@ def _noise(n: _Nodes, base: str, energy: str) -> str:
     useful = n("And", n("Greater", cells, gate.DARK), n("Less", cells, gate.LIGHT))
     spatial = n("Mul", n.quantile(fine, useful, gate.SPATIAL_QUANTILE), gate.SPATIAL_MAX)
     now = n("Min", n.quantile(energy, useful, gate.QUANTILE), spatial)
-    last = n("Gather", "levels", n.const(0, np.int64), axis=0)
     unknown = n("Less", last, 0.0)
     before = n("Where", unknown, now, last)
     risen = n("Min", now, n("Mul", n("Max", before, gate.FLOOR), gate.RISE))
     fallen = n("Mul", n("Add", before, now), 0.5)
-    measured = n("Where", n("Greater", now, before), risen, fallen)
+    risen = n("Where", may_rise, risen, last)
+    measured = n("Where", n("Less", now, before), fallen, risen)
     enough = n("Greater", n.count(useful), gate.FEWEST_CELLS - 0.5)
     learns = n("And", enough, n("Greater", n("Squeeze", "learn"), 0.5))
     measured = n("Where", learns, measured, last)
     n("Where", n("Greater", n("Squeeze", "first"), 0.5), -1.0, measured, out="variance_next")
-    return n("Max", n("Mul", measured, gate.TO_MEAN), gate.FLOOR)
+    return _variance(n, measured)
 
 
 class _Evidence:
     """What the difference between source and reference shows, in cells; see the class of this name in `streamer`."""
 
-    def __init__(self, n: _Nodes, means: str, energy: str, variance: str, noise: str) -> None:
-        self._n, self._variance, self.noise = n, variance, noise
+    def __init__(self, n: _Nodes, means: str, energy: str, variance: str) -> None:
+        self._n = n
+        self._ridge = n("Mul", variance, gate.RIDGE_NOISE / gate.CELL**2)
         self.energy = n.blur(energy, gate.WINDOW)
         self._wide_energy = n.blur(energy, gate.WIDE)
         self._mean_energy = n.blur(n.square(means), gate.WIDE)
         self._light = n.square(n.blur(means, gate.WIDE))
         self._shift = self._explained(means)
 
-    def news(self, pop: str) -> str:
+    def may_be_noise(self) -> str:
+        n = self._n
+        moved = n("ReduceMean", n("Div", self._shift, n("Add", self._mean_energy, self._ridge)), keepdims=0)
+        coarse = n("ReduceMean", n("Div", self._mean_energy, n("Add", self._wide_energy, self._ridge)), keepdims=0)
+        return n("And", n("Less", moved, gate.MOVING), n("Less", coarse, gate.COARSE / gate.CELL**2))
+
+    def news(self, pop: str, expected: str) -> str:
         n, count, pixels = self._n, float(gate.WIDE**2), float(gate.CELL**2)
-        expected = n("Add", self.noise, n("Mul", pop, pixels))
-        energy = n("Div", n("Sub", self.energy, n("Mul", pop, gate.POP_LEFT)), self.noise)
+        wide = n("Add", expected, n("Mul", pop, pixels))
+        energy = n("Div", n("Sub", self.energy, n("Mul", pop, gate.POP_LEFT)), expected)
         news = n("Max", n("Sub", energy, 1 + gate.MARGIN), 0.0)
         for part in (self._shift, self._light):
-            surplus = n("Sub", n("Div", n("Mul", part, count * pixels), expected), gate.EXPLAINED)
+            surplus = n("Sub", n("Div", n("Mul", part, count * pixels), wide), gate.EXPLAINED)
             news = n("Add", news, n("Div", n("Max", surplus, 0.0), count))
         return news
 
-    def is_like_a_pop(self) -> str:
+    def is_like_a_pop(self, variance: str) -> str:
         n = self._n
-        ridge = n("Mul", self._variance, gate.RIDGE_NOISE / gate.CELL**2)
-        still = n("Less", self._shift, n("Mul", n("Add", self._mean_energy, ridge), gate.POP_SHIFT))
-        level = n("Mul", n("Add", self._wide_energy, self._variance), gate.POP_LIGHT)
+        still = n("Less", self._shift, n("Mul", n("Add", self._mean_energy, self._ridge), gate.POP_SHIFT))
+        level = n("Mul", n("Add", self._wide_energy, variance), gate.POP_LIGHT)
         return n("And", still, n("Less", self._light, level))
 
     def _explained(self, means: str) -> str:
@@ -177,20 +189,19 @@ class _Evidence:
         across, down = (n.filter(cells, gate.SLOPE, down=way) for way in (False, True))
         xx, yy, xy = (n.blur(n("Mul", a, b), gate.WIDE) for a, b in ((across, across), (down, down), (across, down)))
         x, y = (n.blur(n("Mul", slope, means), gate.WIDE) for slope in (across, down))
-        ridge = n("Mul", n("Add", xx, yy), gate.RIDGE)
-        ridge = n("Add", ridge, n("Mul", self._variance, gate.RIDGE_NOISE / gate.CELL**2))
+        ridge = n("Add", n("Mul", n("Add", xx, yy), gate.RIDGE), self._ridge)
         xx, yy = n("Add", xx, ridge), n("Add", yy, ridge)
         mixed = n("Mul", n("Mul", n("Mul", x, y), xy), 2.0)
         above = n("Sub", n("Add", n("Mul", yy, n.square(x)), n("Mul", xx, n.square(y))), mixed)
         return n("Div", above, n("Sub", n("Mul", xx, yy), n.square(xy)))
 
 
-def _accepted(n: _Nodes, seen: _Evidence) -> tuple[str, str, str]:
+def _accepted(n: _Nodes, seen: _Evidence, variance: str, expected: str) -> tuple[str, str, str]:
     """Cells of a pop, their energy, and the level of the pop."""
     quiet = n("Less", "gain", gate.QUIET_GAIN)
-    most = n("Add", n("Mul", seen.noise, gate.POP_ENERGY), n("Mul", "pop", gate.POP_LEFT))
+    most = n("Add", n("Mul", expected, gate.POP_ENERGY), n("Mul", "pop", gate.POP_LEFT))
     changed = n("And", quiet, n("Greater", seen.energy, most))
-    alike = n("And", changed, seen.is_like_a_pop())
+    alike = n("And", changed, seen.is_like_a_pop(variance))
     all_quiet, all_changed, all_alike = (n.count(which) for which in (quiet, changed, alike))
     size = n("Cast", n("Size", "gain"), to=TensorProto.FLOAT)
     found = n("Greater", all_quiet, n("Mul", size, gate.POP_QUIET))

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from onnx_models.gate import (
     CELL,
+    COARSE,
     DARK,
     EXPLAINED,
     FEWEST_CELLS,
@@ -39,6 +40,7 @@ from onnx_models.gate import (
     LIGHT,
     LIMIT,
     MARGIN,
+    MOVING,
     PER_FRAME,
     POP_CHANGED,
     POP_ENERGY,
@@ -151,10 +153,12 @@ class Gate:
         means, energy = _cells(difference), _cells(cv2.multiply(difference, difference))
         before = self._gain
         self._repeats = self._repeats + 1 if repeated else 0
-        noise = self._estimate(look, energy / (1 + before))
-        evidence = _Evidence(self._reference, means, energy, noise, noise * (1 + before))
-        accepted = self._accept(evidence, before)
-        news = np.where(accepted, 0, evidence.news(self._pop))
+        evidence = _Evidence(self._reference, means, energy, self._variance)
+        self._estimate(look, energy / (1 + before), may_rise=evidence.may_be_noise())
+        noise = self._variance
+        expected = noise * (1 + before)
+        accepted = self._accept(evidence, before, expected)
+        news = np.where(accepted, 0, evidence.news(self._pop, expected))
         variance = before + news + np.float32(PER_FRAME * elapsed)
         self._gain = gain = np.asarray(variance / (1 + variance), np.float32)
         self._pop *= np.square(1 - gain)
@@ -183,7 +187,7 @@ class Gate:
             _blur(_cells(np.square(look.base - reference)), WINDOW)
             for reference in (self._reference, moved(self._reference, flow))
         ]
-        noise = max(TO_MEAN * (self._noise or 0.0), FLOOR) * (1 + self._gain)
+        noise = self._variance * (1 + self._gain)
         better = (energies[0] > FOLLOW_ENERGY * noise) & (energies[1] < FOLLOW_BETTER * energies[0])
         if not better.any():
             return None
@@ -195,8 +199,17 @@ class Gate:
         self._gain[better & (seen < 1)] = 1.0
         return flow
 
-    def _estimate(self, look: Look, energy: Map) -> float:
-        """The variance of the noise, from what changes between frames, and from what is fine within one."""
+    @property
+    def _variance(self) -> float:
+        """Of the noise, as far as it is known."""
+        return max(TO_MEAN * (self._noise or 0.0), FLOOR)
+
+    def _estimate(self, look: Look, energy: Map, *, may_rise: bool) -> None:
+        """Measures the noise, from what changes between frames, and from what is fine within one.
+
+        What moves looks like noise, so a picture may be found less noisy than before at any time, but more only if
+        `may_rise`.
+        """
         some = (slice(None, None, SAMPLE), slice(None, None, SAMPLE))
         useful = (look.cells[some] > DARK) & (look.cells[some] < LIGHT)
         if self._repeats not in range(1, STILL_FRAMES) and np.count_nonzero(useful) >= FEWEST_CELLS:
@@ -204,14 +217,16 @@ class Gate:
             spatial = _quantile(_cells(cv2.multiply(fine, fine))[some][useful], SPATIAL_QUANTILE)
             now = min(_quantile(energy[some][useful], QUANTILE), SPATIAL_MAX * spatial)
             last = now if self._noise is None else self._noise
-            self._noise = min(now, RISE * max(last, FLOOR)) if now > last else (last + now) / 2
-        return max(TO_MEAN * (self._noise or 0.0), FLOOR)
+            if now < last:
+                self._noise = (last + now) / 2
+            elif may_rise:
+                self._noise = min(now, RISE * max(last, FLOOR))
 
-    def _accept(self, evidence: _Evidence, before: Map) -> npt.NDArray[np.bool_]:
+    def _accept(self, evidence: _Evidence, before: Map, expected: Map) -> npt.NDArray[np.bool_]:
         """Finds a pop, and takes its energy into account where it is one."""
         quiet = before < QUIET_GAIN
-        changed = quiet & (evidence.energy > POP_ENERGY * evidence.noise + POP_LEFT * self._pop)
-        alike = changed & evidence.is_like_a_pop()
+        changed = quiet & (evidence.energy > POP_ENERGY * expected + POP_LEFT * self._pop)
+        alike = changed & evidence.is_like_a_pop(self._variance)
         counts = [np.count_nonzero(which) for which in (quiet, changed, alike)]
         found = counts[0] > POP_QUIET * quiet.size and counts[1] > POP_CHANGED * counts[0]
         if not found or counts[2] <= POP_LIKE * counts[1]:
@@ -224,30 +239,35 @@ class Gate:
 class _Evidence:
     """What the difference between source and reference shows, in cells."""
 
-    def __init__(self, reference: Map, means: Map, energy: Map, variance: float, noise: Map) -> None:
-        """`means` and `energy` (mean square) of the difference; `noise`: the energy that noise would have."""
-        self.noise = noise
+    def __init__(self, reference: Map, means: Map, energy: Map, variance: float) -> None:
+        """`means` and `energy` (mean square) of the difference; `variance` of the noise as it was so far."""
         self.energy = _blur(energy, WINDOW)
         self._wide_energy = _blur(energy, WIDE)
         self._mean_energy = _blur(means * means, WIDE)
         self._light = np.square(_blur(means, WIDE))
         self._shift = _explained(_cells(reference), means, variance / CELL**2)
-        self._variance = variance
+        self._ridge = np.float32(RIDGE_NOISE * variance / CELL**2)
 
-    def news(self, pop: Map) -> Map:
-        """What noise and a pop on its way in don't explain, in units of the noise."""
-        expected = self.noise + CELL**2 * pop
-        count = np.float32(WIDE**2)  # cells of a window, so its mean has so much less of their variance
-        energy = (self.energy - POP_LEFT * pop) / self.noise - (1 + MARGIN)
+    def may_be_noise(self) -> bool:
+        """Whether most of the difference is as fine as noise, and no shift explains it."""
+        moved = np.mean(self._shift / (self._mean_energy + self._ridge))
+        coarse = np.mean(self._mean_energy / (self._wide_energy + self._ridge))
+        return bool(moved < MOVING and coarse * CELL**2 < COARSE)
+
+    def news(self, pop: Map, expected: Map) -> Map:
+        """What noise and a pop on its way in don't explain, in units of the noise; `expected` is that of each cell."""
+        energy = (self.energy - POP_LEFT * pop) / expected - (1 + MARGIN)
         news = np.maximum(energy, 0)
+        wide = expected + CELL**2 * pop
+        count = np.float32(WIDE**2)  # cells of a window, so its mean has so much less of their variance
         for part in (self._shift, self._light):
-            news += np.maximum(count * CELL**2 * part / expected - EXPLAINED, 0) / count
+            news += np.maximum(count * CELL**2 * part / wide - EXPLAINED, 0) / count
         return np.asarray(news, np.float32)
 
-    def is_like_a_pop(self) -> npt.NDArray[np.bool_]:
+    def is_like_a_pop(self, variance: float) -> npt.NDArray[np.bool_]:
         """Where neither a shift nor light explains the change."""
-        shifted = self._shift >= POP_SHIFT * (self._mean_energy + RIDGE_NOISE * self._variance / CELL**2)
-        lit = self._light >= POP_LIGHT * (self._wide_energy + self._variance)
+        shifted = self._shift >= POP_SHIFT * (self._mean_energy + self._ridge)
+        lit = self._light >= POP_LIGHT * (self._wide_energy + np.float32(variance))
         return np.asarray(~(shifted | lit), np.bool_)
 
 

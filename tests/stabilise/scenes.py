@@ -11,6 +11,7 @@ import numpy as np
 
 from streamer.frame import Frame, VideoFormat
 from streamer.stabiliser import StabiliseStage
+from tests.photos import picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,14 @@ def textured(height: int, width: int, seed: int = 3, contrast: float = 1.0) -> L
     for sigma, weight in ((1.2, 60.0), (4.0, 160.0), (14.0, 400.0)):
         light += weight * cv2.GaussianBlur(rng.normal(0, 1, (height, width)).astype(np.float32), (0, 0), sigma)
     return np.asarray(np.clip(126 + contrast * light, 20, 230), np.float32)
+
+
+def photographed(height: int, width: int, seed: int = 1) -> Light:
+    """Objects, flat and textured ones, as a lens shows them."""
+    gray = cv2.cvtColor(picture(seed, height, width), cv2.COLOR_BGR2GRAY).astype(np.float32)
+    rough = cv2.GaussianBlur(gray, (0, 0), 12) > np.median(gray)
+    grain = np.where(rough, textured(height, width, seed) - 126, 0) * np.float32(0.3)
+    return np.asarray(np.clip(cv2.GaussianBlur(gray, (0, 0), 0.8) * 0.8 + 25 + grain, 20, 230), np.float32)
 
 
 def codes(light: NDArray[Any]) -> Luma:

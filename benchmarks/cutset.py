@@ -83,7 +83,7 @@ def _kinds(one: Luma, other: Luma) -> dict[str, tuple[Callable[[int], Luma], set
         return min(1.0, abs(t - EVENT) / 12)
 
     def lit(t: int) -> Luma:
-        return np.minimum(255, 60 + 1.5 * drift(t))
+        return np.asarray(np.minimum(255, 60 + 1.5 * drift(t)), np.float32)
 
     def whip(t: int) -> Luma:
         fast = min(max(0, t - EVENT), 8)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     Luma = NDArray[np.uint8]
 
 CLIP_REDUCE = 2
+SMALLEST_REDUCED = 240
+"""Side of a clip that is not reduced: there would be too little left."""
 MAX_WIDTH, MAX_HEIGHT = 640, 384
 STATIC_SHARE = 0.6
 """Of the pixels of a clip that don't change by more than STATIC_CODES between frames, if its camera stands still."""
@@ -143,11 +145,12 @@ def is_static(frames: Sequence[Luma]) -> bool:
 
 
 def _clip(path: Path, count: int) -> Scene:
-    frames = [
-        _middle(to_codes(reduce_luma(planes[0], CLIP_REDUCE) if min(planes[0].shape) >= 240 else planes[0]))
-        for planes in read_clip(path, frames_max=count)
-    ]
+    frames = [_middle(_reduced(planes[0])) for planes in read_clip(path, frames_max=count)]
     return Scene(path.stem, frames, is_static(frames))
+
+
+def _reduced(luma: Luma) -> Luma:
+    return to_codes(reduce_luma(luma, CLIP_REDUCE)) if min(luma.shape) >= SMALLEST_REDUCED else luma
 
 
 def _middle(luma: Luma) -> Luma:

@@ -72,7 +72,8 @@ ModelOption = Annotated[str, typer.Option(help="A model's name, auto, or none (t
 EngineOption = Annotated[str, typer.Option(help="auto, or one of those that `streamer engines list` shows.")]
 StrengthOption = Annotated[float, typer.Option(help="0 interpolates, 1 is the network, up to 1.5 exaggerates.")]
 StabiliseOption = Annotated[
-    str, typer.Option(help="Against flicker and noise over time: off, adaptive, or flow (follows motion; slower).")
+    str,
+    typer.Option(help="Against noise and flicker: off, adaptive, flow (follows motion, slower), or auto: adaptive."),
 ]
 LevelOption = Annotated[
     Any,
@@ -110,7 +111,7 @@ def enhance(
     model: ModelOption = "auto",
     scale: Annotated[int | None, typer.Option(help="How much larger; picks the model.")] = None,
     strength: StrengthOption = 1.0,
-    stabilise: StabiliseOption = "adaptive",
+    stabilise: StabiliseOption = "auto",
     stabilise_strength: Annotated[float, typer.Option(help="How much the past counts, 0 to 1.")] = 1.0,
     level: LevelOption = "auto",
     noise: NoiseOption = "auto",

@@ -21,7 +21,7 @@ quiet, changes together with most others, and neither a shift nor light explains
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -282,13 +282,13 @@ def _explained(reference: Map, means: Map, variance: float) -> Map:
     return np.asarray((yy * x * x - 2 * xy * x * y + xx * y * y) / (xx * yy - xy * xy), np.float32)
 
 
-def _cells(values: Map) -> Map:
+def _cells(values: npt.NDArray[Any]) -> Map:
     return np.asarray(_area(_area(values, 2), 2), np.float32)
 
 
-def _area(values: npt.NDArray[np.generic], by: int) -> npt.NDArray[np.generic]:
+def _area(values: npt.NDArray[Any], by: int) -> npt.NDArray[Any]:
     size = (values.shape[1] // by, values.shape[0] // by)
-    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA))  # type: ignore[call-overload]
+    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA))
 
 
 def _blur(values: Map, side: int) -> Map:

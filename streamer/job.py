@@ -106,7 +106,7 @@ def enhance(
     model: str = "auto",
     scale: int | None = None,
     strength: float = 1.0,
-    stabilise: str = "adaptive",
+    stabilise: str = "auto",
     stabilise_strength: float = 1.0,
     level: float | Literal["auto"] = "auto",
     noise: float | Literal["auto"] = "auto",
@@ -130,8 +130,8 @@ def enhance(
 
     `model` is a card's name, "auto" (the smallest network for streams that enlarges by `scale`, default 2) or "none"
     (transcode only);
-    `stabilise` is "off", "adaptive" or "flow" (which follows motion), and `stabilise_strength` says how much the past
-    counts, 0 to 1;
+    `stabilise` is "off", "adaptive", "flow" (which follows motion) or "auto" (adaptive with a model, off without), and
+    `stabilise_strength` says how much the past counts, 0 to 1;
     `level` and `noise` tell a conditioned model how compressed and how noisy the input is, 0 (clean) to 1 (heavy), or
     "auto" to measure it; `precision` is "f32", "f16" (GPU), "int8" (CPU) or "auto" (f16 on a GPU, int8 where model
     and processor allow it); `start` and `duration` are seconds, `fps` is the frame rate of a numbered sequence.
@@ -148,7 +148,7 @@ def enhance(
     source_name = os.fsdecode(input)
     _check_names(source_name, names)
     check_strength(strength)
-    stabiliser = StabiliseStage(stabilise, strength=stabilise_strength) if stabilise != "off" else None
+    stabiliser = _stabiliser(stabilise, stabilise_strength, model)
     settings = EncoderSettings(codec, crf, preset, pix_fmt)
     if live is None:
         live = is_live(source_name) or any(is_real_time(name) for name in names)
@@ -219,6 +219,14 @@ def _log_engine_choice(name: str) -> None:
         raise UsageError(f"there is no engine {name!r}: use one of {', '.join(engines.engine_names())}")
     for reason in engines.choose_engine(name).reasons:
         log.info("engine %s", reason)
+
+
+def _stabiliser(mode: str, strength: float, model: str) -> StabiliseStage | None:
+    """Raises UsageError for an unknown mode, and for a strength out of range."""
+    if mode == "auto":
+        mode = "off" if model == "none" else "adaptive"  # what is only transcoded keeps its bits
+    stage = StabiliseStage(mode, strength=strength)
+    return None if mode == "off" else stage
 
 
 def choose_model(name: str, scale: int | None = None) -> ModelCard | None:

@@ -59,7 +59,7 @@ class Tracker:
 
 def resized(flow: Flow, size: tuple[int, int]) -> Flow:
     """A flow for pictures of another size (height, width)."""
-    factors = (size[1] / flow.shape[1], size[0] / flow.shape[0], 0.0, 0.0)
+    factors: Any = (size[1] / flow.shape[1], size[0] / flow.shape[0], 0.0, 0.0)  # one for each channel
     return np.asarray(cv2.resize(cv2.multiply(flow, factors), size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Picture = npt.NDArray[np.float32]
 
 MODES = ("off", "adaptive", "flow")
+"""How to stabilise; `off` is for callers that have a choice: a stage that is off only passes frames on."""
 CUTS = "scene cuts"
 
 
@@ -49,7 +50,7 @@ class StabiliseStage:
         self.mode = check_stabilise_mode(mode)
         self._cuts = 0
         self._pool = PlanePool()
-        self.reset()
+        self._history: _History | None = None
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -62,6 +63,9 @@ class StabiliseStage:
         return format
 
     def process(self, frame: Frame) -> Iterator[Frame]:
+        if self.mode == "off":
+            yield replace(frame, source_luma=None)
+            return
         source = frame.planes[0] if frame.source_luma is None else frame.source_luma
         history = self._history
         if history is None or frame.discontinuity or not history.fits(frame.format, source):
@@ -76,7 +80,7 @@ class StabiliseStage:
         return iter(())
 
     def reset(self) -> None:
-        self._history: _History | None = None
+        self._history = None
 
     def close(self) -> None:
         self.reset()
@@ -175,7 +179,7 @@ class _Picture:
 def check_stabilise_mode(mode: str) -> str:
     """`mode` if it is one of MODES. Raises UsageError otherwise."""
     if mode not in MODES:
-        raise UsageError(f"there is no way {mode!r} to stabilise: use one of {', '.join(MODES)}")
+        raise UsageError(f"there is no way {mode!r} to stabilise: use one of {', '.join(MODES)}, or auto")
     return mode
 
 
@@ -189,7 +193,7 @@ def check_stabilise_strength(strength: float) -> float:
 def _scale(format: VideoFormat, source: Plane) -> int:
     """How many times larger frames are than their source. Raises StreamerError if that isn't a whole number."""
     height, width = source.shape
-    scale = format.width // width
+    scale: int = format.width // width
     if (format.width, format.height) != (scale * width, scale * height):
         raise EnhanceError(
             f"can't stabilise frames of {format.width}x{format.height} by a source of {width}x{height}: the "

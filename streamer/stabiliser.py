@@ -5,24 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from onnx_models.gate import CELL
+from streamer.blend import history_of
 from streamer.cuts import CutDetector
 from streamer.errors import EnhanceError, UsageError
 from streamer.frame import Frame, Plane, VideoFormat
 from streamer.gate import Gate, Look
-from streamer.motion import Tracker, moved, resized
+from streamer.motion import Tracker
 from streamer.pool import PlanePool
-
-if TYPE_CHECKING:
-    from streamer.motion import Flow
-
-    Picture = npt.NDArray[np.float32]
 
 MODES = ("off", "adaptive", "flow")
 """How to stabilise; `off` is for callers that have a choice: a stage that is off only passes frames on."""
@@ -87,7 +81,7 @@ class StabiliseStage:
 
 
 class _History:
-    """The stabilised pictures so far, of one scene and format: 4 bytes a sample, and the gate's state."""
+    """What was stabilised so far, in one format: 2 bytes a sample (4 above 8 bits), and the gate's state."""
 
     def __init__(self, format: VideoFormat, source: Plane, *, with_flow: bool) -> None:
         self._format = format
@@ -99,13 +93,15 @@ class _History:
         self._cuts = CutDetector()
         self._tracker = Tracker() if with_flow else None
         self._index: int | None = None
-        self._pictures = [
-            _Picture(shape, format.layout.bits) for shape in format.layout.shapes(format.width, format.height)
-        ]
+        layout = format.layout
+        self._planes = [history_of(shape, layout.bits) for shape in layout.shapes(format.width, format.height)]
+        luma = (self._block, self._block)
+        chroma = (self._block >> layout.log2_chroma_w, self._block >> layout.log2_chroma_h)
+        self._blocks = [luma, *[chroma] * (layout.planes - 1)]
 
     @property
     def nbytes(self) -> int:
-        return self._gate.nbytes + sum(picture.nbytes for picture in self._pictures)
+        return self._gate.nbytes + sum(plane.nbytes for plane in self._planes)
 
     def fits(self, format: VideoFormat, source: Plane) -> bool:
         """Whether a frame of this format and source goes on with this history."""
@@ -123,57 +119,16 @@ class _History:
         verdict = self._gate.update(look, elapsed=elapsed, repeated=repeated)
         self._source, self._index = source, frame.index
         keep = np.float32(strength) * (1 - verdict.gain)
-        for number, (picture, plane, target) in enumerate(zip(self._pictures, frame.planes, into, strict=True)):
-            layout = frame.format.layout
-            block = (
-                (self._block >> layout.log2_chroma_w, self._block >> layout.log2_chroma_h)
-                if number
-                else (self._block,) * 2
-            )
-            picture.blend(plane, keep, block, verdict.limit, target)
+        for plane, new, block, target in zip(self._planes, frame.planes, self._blocks, into, strict=True):
+            plane.blend(new, keep, block, verdict.limit, target)
         return cut
 
     def _follow(self, look: Look) -> None:
         found = None if self._tracker is None else self._tracker.update(look.base)
         flow = None if found is None else self._gate.follow(look, *found)
         if flow is not None:
-            for picture in self._pictures:
-                picture.follow(flow)
-
-
-class _Picture:
-    """One plane's history, in float32 because an average in whole codes gets stuck."""
-
-    def __init__(self, shape: tuple[int, int], bits: int) -> None:
-        self._values = np.zeros(shape, np.float32)
-        self._pull = np.zeros(shape, np.float32)
-        self._keep = np.zeros((0, 0), np.float32)
-        self._codes = 2.0 ** (bits - 8)
-
-    @property
-    def nbytes(self) -> int:
-        return self._values.nbytes
-
-    def follow(self, flow: Flow) -> None:
-        """Moves the history; `flow` may be of another size."""
-        self._values = np.asarray(moved(self._values, resized(flow, self._values.shape)), np.float32)
-
-    def blend(self, plane: Plane, keep: Picture, block: tuple[int, int], limit: float, into: Plane) -> None:
-        """History's share `keep` of each cell of `block` (width, height) px, its pull up to `limit` 8-bit codes."""
-        height, width = plane.shape
-        size = (keep.shape[1] * block[0], keep.shape[0] * block[1])
-        if self._keep.shape != size[::-1]:
-            self._keep = np.zeros(size[::-1], np.float32)
-        cv2.resize(keep, size, self._keep, interpolation=cv2.INTER_LINEAR)
-        pull, most = self._pull, limit * self._codes
-        np.subtract(self._values, plane, out=pull)
-        np.multiply(pull, self._keep[:height, :width], out=pull)
-        np.clip(pull, -most, most, out=pull)
-        np.add(plane, pull, out=self._values)
-        if into.dtype == np.uint8:
-            cv2.convertScaleAbs(self._values, into)
-        else:
-            np.copyto(into, np.rint(self._values, out=pull), casting="unsafe")
+            for plane in self._planes:
+                plane.follow(flow)
 
 
 def check_stabilise_mode(mode: str) -> str:

@@ -18,7 +18,7 @@ LEVELS = (
     {"errors", "notes", "backoff", "child", "query"},
     {"frame", "clock", "channel", "stats"},
     {"pool", "color", "stage", "tiling", "level", "level_weights", "timeline", "detached", "cuts", "motion"},
-    {"convert", "gate", "guard", "runner"},
+    {"blend", "convert", "gate", "guard", "runner"},
     {"sources", "sinks", "enhancer", "stabiliser"},
     {"pipeline"},
     {"job", "image", "progress", "compare", "flicker", "vmaf", "doctor", "demo", "plans"},

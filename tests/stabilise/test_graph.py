@@ -50,9 +50,11 @@ def test_graph_and_cpu_code_agree(kind: type[Any], scale: int) -> None:
     assert any((new != old).any() for new, old in zip(ours, enhanced, strict=True))
     for number, (our, theirs) in enumerate(zip(ours, graphs, strict=True)):
         apart = np.abs(our.astype(int) - theirs)
-        # A cell may lie so near to a threshold that the order of additions decides.
+        # Averages of two codes end in a half, and round either way; and a cell may lie so near to a threshold that the
+        # order of additions decides.
         assert np.mean(apart > 1) < 0.01, number
-        assert apart.mean() < 0.03, number
+        assert apart.mean() < 0.2, number
+        assert abs(float(np.mean(our.astype(float) - theirs))) < 0.15, number
 
 
 def test_bad_sizes_and_scales_say_what_to_do() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import av
@@ -38,7 +39,7 @@ def clip(tmp_path: Path) -> Path:
 def flicker(path: Path) -> float:
     """Mean change between the last frames."""
     last: list[Luma] = [luma(picture) for picture in decoded(path)[-4:]]
-    return float(np.mean([np.abs(a.astype(int) - b).mean() for a, b in zip(last, last[1:], strict=False)]))
+    return float(np.mean([np.abs(a.astype(int) - b).mean() for a, b in itertools.pairwise(last)]))
 
 
 @pytest.mark.parametrize("scale", [1, 2])
@@ -67,5 +68,5 @@ def test_a_transcode_keeps_its_bits_unless_asked(clip: Path, tmp_path: Path) -> 
 def test_bad_choices_name_the_good_ones(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="off, adaptive, flow, or auto"):
         streamer.enhance(clip, tmp_path / "out.mkv", stabilise="fixed")
-    with pytest.raises(UsageError, match="0 .* to 1"):
+    with pytest.raises(UsageError, match="2 is out of range"):
         streamer.enhance(clip, tmp_path / "out.mkv", stabilise_strength=2)

@@ -58,7 +58,7 @@ def test_the_noise_is_measured(sigma: float) -> None:
     assert gate.noise == pytest.approx(sigma, rel=0.2)
 
 
-@pytest.mark.parametrize("mode", ["adaptive", "flow"])
+@pytest.mark.parametrize("mode", ["adaptive", pytest.param("flow", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("camera", CAMERAS, ids=lambda camera: camera.name)
 @pytest.mark.parametrize(
     "damage",

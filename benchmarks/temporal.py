@@ -203,7 +203,9 @@ def _text(scores: Sequence[Score], cuts: dict[str, Tally], costs: dict[str, floa
         (
             table(head, rows),
             "",
-            f"scene cuts: precision {total.precision:.3f}, recall {total.recall:.3f} ({'; '.join(said)})",
+            f"scene cuts: precision {total.precision:.3f}, recall {total.recall:.3f} ({'; '.join(said)})"
+            if cuts
+            else "scene cuts: not judged, because there are no photographs to make them of",
             "ms of one core for a 1280x720 luma frame: " + ", ".join(f"{name} {ms}" for name, ms in costs.items()),
         )
     )

@@ -61,7 +61,9 @@ class _FixedHistory:
         return self._values.nbytes
 
     def follow(self, flow: Flow) -> None:
-        self._values = np.asarray(moved(self._values, resized(flow, self._values.shape)), np.int16)
+        # None is negative, and OpenCV is slow with signed ones.
+        positive = moved(self._values.view(np.uint16), resized(flow, self._values.shape))
+        self._values = positive.view(np.int16)
 
     def blend(self, plane: Plane, keep: Map, block: tuple[int, int], limit: float, into: Plane) -> None:
         height, width = plane.shape

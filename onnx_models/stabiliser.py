@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, compose, helper, numpy_helper
 
 from onnx_models import gate
 
@@ -248,6 +248,31 @@ def _model(n: _Nodes, scale: int, reduce: int) -> onnx.ModelProto:
     model.ir_version = IR_VERSION
     onnx.checker.check_model(model)
     return model
+
+
+def merge_stabiliser(network: onnx.ModelProto, scale: int) -> onnx.ModelProto:
+    """A network and the stabiliser behind it as one graph, so that frames between them never leave the device.
+
+    Its inputs are the network's and the stabiliser's but for `enhanced`; both read one `luma`, and the stabiliser's
+    strength is called `stabilise_strength`. Its outputs are the stabiliser's.
+
+    Args:
+        network: follows the contract of 8 bits in `onnx_models.graph`.
+        scale: of the network.
+    """
+    follower = build_stabiliser(scale)
+    names = {"enhanced": "frame", "luma": "source", "strength": "stabilise_strength"}
+    for value in follower.graph.input:
+        value.name = names.get(value.name, value.name)
+    for node in follower.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    follower = compose.add_prefix(follower, "stabilise/", rename_inputs=False, rename_outputs=False)
+    merged: onnx.ModelProto = compose.merge_models(network, follower, io_map=[("enhanced", "frame")])
+    for node in merged.graph.node:
+        node.input[:] = ["luma" if name == "source" else name for name in node.input]
+    merged.graph.input.remove(next(value for value in merged.graph.input if value.name == "source"))
+    onnx.checker.check_model(merged)
+    return merged
 
 
 def state_shapes(scale: int, height: int, width: int) -> dict[str, tuple[int, ...]]:

@@ -145,7 +145,7 @@ class Gate:
         """
         base = look.base
         if self._reference is None:
-            self._reference = base
+            self._reference = base.copy()
             self._gain = np.ones_like(look.cells)
             self._pop = np.zeros_like(look.cells)
             return Verdict(self._gain, 0.0)

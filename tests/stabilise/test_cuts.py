@@ -13,7 +13,7 @@ from tests.photos import picture
 
 
 def test_precision_and_recall_of_the_synthesised_set() -> None:
-    pictures = [np.asarray(cv2.cvtColor(picture(seed, 180, 320), cv2.COLOR_BGR2GRAY), np.uint8) for seed in range(5)]
+    pictures = [np.asarray(cv2.cvtColor(picture(seed, 180, 320), cv2.COLOR_BGR2GRAY), np.uint8) for seed in range(3)]
     tallies: dict[str, Tally] = defaultdict(lambda: Tally(0, 0, 0))
     for event in events(pictures):
         tallies[event.name] += judge(event, CutDetector())

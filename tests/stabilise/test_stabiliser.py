@@ -62,7 +62,12 @@ def test_the_noise_is_measured(sigma: float) -> None:
 @pytest.mark.parametrize("camera", CAMERAS, ids=lambda camera: camera.name)
 @pytest.mark.parametrize(
     "damage",
-    [Damage(noise=5), Damage(noise=10), Damage(crf=28), Damage(crf=33, keyint=30)],
+    [
+        Damage(noise=5),
+        pytest.param(Damage(noise=10), marks=pytest.mark.slow),
+        pytest.param(Damage(crf=28), marks=pytest.mark.slow),
+        Damage(crf=33, keyint=30),
+    ],
     ids=lambda damage: damage.name,
 )
 def test_never_worse_than_frame_by_frame(camera: Camera, damage: Damage, mode: str) -> None:

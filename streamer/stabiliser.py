@@ -51,6 +51,11 @@ class StabiliseStage:
         """Scene cuts seen so far."""
         return {CUTS: self._cuts} if self._cuts else {}
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the state: 2 bytes a sample (4 above 8 bits), and what the gate holds; 0 before the first frame."""
+        return 0 if self._history is None else self._history.nbytes
+
     def open(self, format: VideoFormat) -> VideoFormat:
         cv2.setNumThreads(1)  # the cores belong to the network, decoder and encoder
         self.reset()

@@ -211,10 +211,14 @@ def test_unknown_modes_are_refused() -> None:
         StabiliseStage("fixed")
 
 
-def test_memory_stays_and_is_small() -> None:
-    gate = Gate()
+def test_memory_stays_and_is_what_is_stated() -> None:
+    frames = frames_of(noisy(textured(HEIGHT, WIDTH), 3, 5.0))
+    stage = StabiliseStage()
+    stage.open(frames[0].format)
+    assert stage.nbytes == 0
     sizes = []
-    for source in noisy(textured(HEIGHT, WIDTH), 3, 5.0):
-        gate.update(gate.look(source))
-        sizes.append(gate.nbytes)
-    assert sizes == [HEIGHT * WIDTH * 4 + 2 * (HEIGHT // 4) * (WIDTH // 4) * 4] * 3
+    for frame in frames:
+        list(stage.process(frame))
+        sizes.append(stage.nbytes)
+    planes, reference, cells = HEIGHT * WIDTH * 2, HEIGHT * WIDTH, HEIGHT * WIDTH // 64
+    assert sizes == [planes + reference + 2 * 4 * cells] * 3

@@ -76,6 +76,10 @@ VersionOption = Annotated[bool, typer.Option("--version", callback=_version, is_
 ModelOption = Annotated[str, typer.Option(help="A model's name, auto, or none (transcode only).")]
 EngineOption = Annotated[str, typer.Option(help="auto, or one of those that `streamer engines list` shows.")]
 StrengthOption = Annotated[float, typer.Option(help="0 interpolates, 1 is the network, up to 1.5 exaggerates.")]
+StabiliseOption = Annotated[
+    str,
+    typer.Option(help="Against noise and flicker: off, adaptive, flow (follows motion, slower), or auto: adaptive."),
+]
 LevelOption = Annotated[
     Any,
     typer.Option(parser=_level, metavar="LEVEL", help="How compressed INPUT is, 0 (clean) to 1, or auto: measure it."),
@@ -115,6 +119,8 @@ def enhance(
     model: ModelOption = "auto",
     scale: Annotated[int | None, typer.Option(help="How much larger; picks the model.")] = None,
     strength: StrengthOption = 1.0,
+    stabilise: StabiliseOption = "auto",
+    stabilise_strength: Annotated[float, typer.Option(help="How much the past counts, 0 to 1.")] = 1.0,
     level: LevelOption = "auto",
     noise: NoiseOption = "auto",
     engine: EngineOption = "auto",
@@ -172,6 +178,8 @@ def enhance(
             model=model,
             scale=scale,
             strength=strength,
+            stabilise=stabilise,
+            stabilise_strength=stabilise_strength,
             level=level,
             noise=noise,
             engine=engine,

@@ -30,6 +30,7 @@ from streamer.sinks.segments import SegmentedSink
 from streamer.sinks.target import overwrites
 from streamer.sources import make_source
 from streamer.sources.inputs import is_live
+from streamer.stabiliser import OFF, StabiliseStage
 from streamer.stage import Sink, Source, Stage
 from streamer.switch import ModelSwitch
 
@@ -114,6 +115,8 @@ def enhance(
     model: str = "auto",
     scale: int | None = None,
     strength: float = 1.0,
+    stabilise: str = "auto",
+    stabilise_strength: float = 1.0,
     level: float | Literal["auto"] = "auto",
     noise: float | Literal["auto"] = "auto",
     precision: str = "auto",
@@ -141,6 +144,8 @@ def enhance(
 
     `model` is a card's name, "auto" (the smallest network for streams that enlarges by `scale`, default 2) or "none"
     (transcode only);
+    `stabilise` is "off", "adaptive", "flow" (which follows motion) or "auto" (adaptive with a model, off without), and
+    `stabilise_strength` says how much the past counts, 0 to 1;
     `level` and `noise` tell a conditioned model how compressed and how noisy the input is, 0 (clean) to 1 (heavy), or
     "auto" to measure it; `precision` is "f32", "f16" (GPU), "int8" (CPU) or "auto" (f16 on a GPU, int8 where model
     and processor allow it); `start` and `duration` are seconds, `fps` is the frame rate of a numbered sequence.
@@ -163,6 +168,7 @@ def enhance(
     source_name = os.fsdecode(input)
     _check_names(source_name, names)
     check_strength(strength)
+    stabiliser = _stabiliser(stabilise, stabilise_strength, model)
     settings = EncoderSettings(codec, crf, preset, pix_fmt)
     if live is None:
         live = is_live(source_name) or any(is_real_time(name) for name in names)
@@ -194,7 +200,9 @@ def enhance(
             governed=source.live and governor,
             fps=held_to,
         )
-        stages.append(_switch(card, make) if "preview:" in names else make(card))
+        stages.append(_switch(card, make, stabiliser) if "preview:" in names else make(card))
+    if stabiliser is not None:
+        stages.append(stabiliser)
     sinks = _sinks(names, settings, force=force, live=live, segment_s=_exact("segment", segment))
     run = _Run(source, on_progress)
     # Files first: they are finished before a live output that fails in the end can discard them.
@@ -210,10 +218,8 @@ def enhance(
         raise
     if not run.frames and interrupt is None:
         raise SourceError(f"{public_url(source_name)} has no frame in the part asked for; check --start and --duration")
-    notes = [*source.notes, *(note for sink in sinks for note in sink.notes)]
-    skipped = {sink.name: sink.counts["skipped"] for sink in sinks if "skipped" in sink.counts}
-    summary = run.summary(source_name, names, stages, pipeline, notes, interrupted=interrupt is not None)
-    summary = replace(summary, live=live, skipped=skipped)
+    summary = run.summary(source_name, names, stages, sinks, pipeline, interrupted=interrupt is not None)
+    summary = replace(summary, live=live)
     if interrupt is not None:
         interrupt.summary = summary  # type: ignore[attr-defined]  # the caller may want to report what is there
         raise interrupt
@@ -245,6 +251,14 @@ def _log_engine_choice(name: str) -> None:
         raise UsageError(f"there is no engine {name!r}: use one of {', '.join(engines.engine_names())}")
     for reason in engines.choose_engine(name).reasons:
         log.info("engine %s", reason)
+
+
+def _stabiliser(mode: str, strength: float, model: str) -> StabiliseStage | None:
+    """Raises UsageError for an unknown mode, and for a strength out of range."""
+    if mode == "auto":
+        mode = OFF if model == "none" else "adaptive"  # what is only transcoded keeps its bits
+    stage = StabiliseStage(mode, strength=strength)
+    return None if mode == OFF else stage
 
 
 def choose_model(name: str, scale: int | None = None) -> ModelCard | None:
@@ -301,11 +315,13 @@ def _sinks(
     return sinks
 
 
-def _switch(card: ModelCard, make: Callable[[ModelCard], EnhanceStage]) -> ModelSwitch:
+def _switch(
+    card: ModelCard, make: Callable[[ModelCard], EnhanceStage], stabiliser: StabiliseStage | None
+) -> ModelSwitch:
     """A stage that begins with `card`; a key of the preview goes on to the others of its scale that take as much."""
     others = [other for other in list_cards() if other.scale == card.scale and other != card]
     fitting = [other for other in others if other.conditioned or not card.conditioned]
-    return ModelSwitch([card, *sorted(fitting, key=lambda other: other.macs_per_px)], make)
+    return ModelSwitch([card, *sorted(fitting, key=lambda other: other.macs_per_px)], make, stabiliser)
 
 
 def _window(pipeline: Pipeline, stages: list[Stage], sinks: list[Sink]) -> Callable[[], None] | None:
@@ -376,12 +392,13 @@ class _Run:
         source_name: str,
         names: list[str],
         stages: list[Stage],
+        sinks: list[Sink],
         pipeline: Pipeline,
-        notes: list[str],
         *,
         interrupted: bool,
     ) -> Summary:
         progress = self._progress()
+        notes = [*self._source.notes, *(note for sink in sinks for note in sink.notes)]
         stage = next((stage for stage in stages if isinstance(stage, (EnhanceStage, ModelSwitch))), None)
         levels = None if stage is None else stage.mean_levels
         format = self._source.format if self.frames else None
@@ -404,6 +421,7 @@ class _Run:
             levels=dict(stage.ladder.frames) if stage is not None and stage.ladder is not None else {},
             reconnects=self._source.counts.get("reconnects", 0),
             stand_ins=self._source.counts.get("stand-in frames", 0),
+            skipped={sink.name: sink.counts["skipped"] for sink in sinks if "skipped" in sink.counts},
             interrupted=interrupted,
             notes=tuple(notes),
             stats=pipeline.stats.summary(),

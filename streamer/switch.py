@@ -13,6 +13,7 @@ from streamer.errors import StreamerError
 from streamer.frame import Frame, VideoFormat
 from streamer.ladder import Ladder
 from streamer.level import Levels
+from streamer.stabiliser import OFF, StabiliseStage
 
 log = logging.getLogger(__name__)
 
@@ -22,14 +23,21 @@ class ModelSwitch:
 
     `make` gives a stage for a card. `next_model` and `add_strength` may be called from any thread; the change itself
     happens on the stage's thread: the next model is opened, the frames that the last one has under way come out, and
-    the last one is closed. A model that can't be opened is skipped with a warning.
+    the last one is closed. A model that can't be opened is skipped with a warning. `stabiliser` is the stage behind.
     """
 
     name = "enhance"
 
-    def __init__(self, cards: Sequence[ModelCard], make: Callable[[ModelCard], EnhanceStage]) -> None:
+    def __init__(
+        self,
+        cards: Sequence[ModelCard],
+        make: Callable[[ModelCard], EnhanceStage],
+        stabiliser: StabiliseStage | None = None,
+    ) -> None:
         self._cards = tuple(cards)
         self._make = make
+        self._stabiliser = stabiliser
+        self._mode = stabiliser.mode if stabiliser is not None else OFF
         self._wanted = self._number = 0
         self._stage = make(self._cards[0])
         self._format: VideoFormat | None = None
@@ -50,6 +58,16 @@ class ModelSwitch:
     @property
     def strength(self) -> float:
         return self._stage.strength
+
+    @property
+    def stabiliser(self) -> str:
+        """How the stage behind this one stabilises; "off" without one."""
+        return self._stabiliser.mode if self._stabiliser is not None else OFF
+
+    def toggle_stabiliser(self) -> None:
+        """Switches between "off" and what the stage began with."""
+        if self._stabiliser is not None:
+            self._stabiliser.mode = self._mode if self._stabiliser.mode == OFF else OFF
 
     def next_model(self) -> None:
         self._wanted = (self._wanted + 1) % len(self._cards)

@@ -61,7 +61,7 @@ def reference_rgb(luma: int, cb: int, cr: int, color: ColorSpec) -> npt.NDArray[
 class Keys:
     """Controls that note what was asked of them."""
 
-    model, strength = "upscale-x2-nano", 1.0
+    model, strength, stabiliser = "upscale-x2-nano", 1.0, "adaptive"
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -207,6 +207,24 @@ def test_quitting_the_window_ends_the_job(pygame: Any) -> None:
 
     summary = streamer.enhance("test:64x48@50,100000", "preview:", model="upscale-x2-nano", on_progress=quit_soon)
     assert 10 <= summary.frames < 1000
+
+
+def test_the_stabiliser_key_switches_it_off_and_on_between_two_frames() -> None:
+    stage = streamer.StabiliseStage("adaptive")
+    switch = ModelSwitch([load_card("upscale-x2-nano")], EnhanceStage, stage)
+    format = replace(make_frame().format, width=64, height=48, pix_fmt="gray")
+    frames = [
+        replace(make_frame(), planes=(np.full((48, 64), code, np.uint8),), format=format, index=number)
+        for number, code in enumerate((90, 92))
+    ]
+    stage.open(format)
+    seen = []
+    for mode in ("adaptive", "off", "adaptive"):
+        assert switch.stabiliser == stage.mode == mode
+        seen.append([int(out.planes[0][0, 0]) for frame in frames for out in stage.process(frame)])
+        switch.toggle_stabiliser()
+    assert seen[1] == [90, 92]
+    assert seen[0] == seen[2], "what was seen before it was off is forgotten"
 
 
 def test_the_model_key_changes_the_model_between_two_frames() -> None:

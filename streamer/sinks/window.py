@@ -133,7 +133,7 @@ class Window:
             controls.add_strength(STRENGTH_STEP if key == pygame.K_UP else -STRENGTH_STEP)
         elif key == pygame.K_m:
             controls.next_model()
-        elif key == pygame.K_s and hasattr(controls, "toggle_stabiliser"):
+        elif key == pygame.K_s:
             controls.toggle_stabiliser()
         else:
             return False
@@ -179,7 +179,7 @@ class Window:
                 self._screen.set_clip(None)
         if 0 < split < width:
             pygame.draw.line(self._screen, _WHITE, (left + split, top), (left + split, top + height - 1))
-        for number, text in enumerate([self.status, self._keys()] if self._help else [self.status]):
+        for number, text in enumerate([self.status, "   ".join(HELP)] if self._help else [self.status]):
             self._write(text, number * _FONT_PX)
         pygame.display.flip()
 
@@ -198,13 +198,9 @@ class Window:
         dropped = self._stats.dropped
         parts = [f"{self._fps():.1f} frames/s", f"{self._latency_ms:.0f} ms", f"{dropped} dropped"]
         if self._controls is not None:
-            parts += [self._controls.model, f"strength {self._controls.strength:.1f}"]
+            controls = self._controls
+            parts += [controls.model, f"strength {controls.strength:.1f}", f"stabiliser {controls.stabiliser}"]
         return "   ".join([*parts, *["frozen"] * self._frozen, *["H: help"] * (not self._help)])
-
-    def _keys(self) -> str:
-        first, stabiliser, last = HELP
-        has_stabiliser = hasattr(self._controls, "toggle_stabiliser")
-        return "   ".join([first, *[stabiliser] * has_stabiliser, last])
 
     def _fps(self) -> float:
         shown = self._shown_ns

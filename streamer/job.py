@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import partial
 from typing import Any, Literal
@@ -218,8 +218,7 @@ def enhance(
         raise
     if not run.frames and interrupt is None:
         raise SourceError(f"{public_url(source_name)} has no frame in the part asked for; check --start and --duration")
-    summary = run.summary(source_name, names, stages, sinks, pipeline, interrupted=interrupt is not None)
-    summary = replace(summary, live=live)
+    summary = run.summary(source_name, names, stages, sinks, pipeline, live=live, interrupted=interrupt is not None)
     if interrupt is not None:
         interrupt.summary = summary  # type: ignore[attr-defined]  # the caller may want to report what is there
         raise interrupt
@@ -395,6 +394,7 @@ class _Run:
         sinks: list[Sink],
         pipeline: Pipeline,
         *,
+        live: bool,
         interrupted: bool,
     ) -> Summary:
         progress = self._progress()
@@ -419,6 +419,7 @@ class _Run:
             level=None if levels is None else round(levels.level, 3),
             noise=None if levels is None else round(levels.noise, 3),
             levels=dict(stage.ladder.frames) if stage is not None and stage.ladder is not None else {},
+            live=live,
             reconnects=self._source.counts.get("reconnects", 0),
             stand_ins=self._source.counts.get("stand-in frames", 0),
             skipped={sink.name: sink.counts["skipped"] for sink in sinks if "skipped" in sink.counts},

@@ -87,9 +87,8 @@ def test_merged_behind_a_network_it_computes_the_same(kind: type[Any]) -> None:
         for number, source in enumerate(sources):
             scalars = {"stabilise_strength": 1.0, "elapsed": 1.0, "first": float(number == 0), "learn": 1.0}
             controls: dict[str, Any] = {name: np.array([value], np.float32) for name, value in scalars.items()}
-            results = engine.collect(
-                engine.submit({"luma": source[None, None], "strength": strength, **controls, **state})
-            )
+            feed: dict[str, Any] = {"luma": source[None, None], "strength": strength, **controls, **state}
+            results = engine.collect(engine.submit(feed))
             state = {name: results[f"{name}_next"].copy() for name in STATE}
             np.testing.assert_array_equal(results["stabilised"][0, 0], wanted[number])
 

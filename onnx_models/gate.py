@@ -25,8 +25,9 @@ MARGIN, EXPLAINED = 0.25, 8.0
 """Energy above 1 + MARGIN and explained energy above EXPLAINED (both in units of the noise's) are no noise's."""
 QUIET_GAIN, POP_ENERGY = 0.3, 3.0
 """A cell of a smaller gain was quiet; more energy than that is a change."""
-POP_QUIET, POP_CHANGED, POP_LIKE = 0.3, 0.5, 0.6
-"""Least shares of quiet cells, of changed ones among them, and of those that look like a pop among these."""
+POP_QUIET, POP_CHANGED, POP_LIKE = 0.3, 0.5, 0.65
+"""Least shares of quiet cells, of changed ones among them, and among these of those that no shift explains, and no
+light."""
 POP_SHIFT, POP_LIGHT = 0.3, 0.2
 """Largest share of a change that a shift explains, and that its mean makes up, in a pop."""
 POP_LEFT = 1.5

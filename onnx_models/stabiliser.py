@@ -177,11 +177,11 @@ class _Evidence:
             news = n("Add", news, n("Div", n("Max", surplus, 0.0), count))
         return news
 
-    def is_like_a_pop(self, variance: str) -> str:
+    def looks_like_a_pop(self, variance: str) -> tuple[str, str]:
         n = self._n
         still = n("Less", self._shift, n("Mul", n("Add", self._mean_energy, self._ridge), gate.POP_SHIFT))
         level = n("Mul", n("Add", self._wide_energy, variance), gate.POP_LIGHT)
-        return n("And", still, n("Less", self._light, level))
+        return still, n("Less", self._light, level)
 
     def _explained(self, means: str) -> str:
         n = self._n
@@ -201,8 +201,10 @@ def _accepted(n: _Nodes, seen: _Evidence, variance: str, expected: str) -> tuple
     quiet = n("Less", "gain", gate.QUIET_GAIN)
     most = n("Add", n("Mul", expected, gate.POP_ENERGY), n("Mul", "pop", gate.POP_LEFT))
     changed = n("And", quiet, n("Greater", seen.energy, most))
-    alike = n("And", changed, seen.is_like_a_pop(variance))
-    all_quiet, all_changed, all_alike = (n.count(which) for which in (quiet, changed, alike))
+    unmoved, unlit = (n("And", changed, which) for which in seen.looks_like_a_pop(variance))
+    alike = n("And", unmoved, unlit)
+    all_quiet, all_changed = n.count(quiet), n.count(changed)
+    all_alike = n("Min", n.count(unmoved), n.count(unlit))
     size = n("Cast", n("Size", "gain"), to=TensorProto.FLOAT)
     found = n("Greater", all_quiet, n("Mul", size, gate.POP_QUIET))
     found = n("And", found, n("Greater", all_changed, n("Mul", all_quiet, gate.POP_CHANGED)))

@@ -226,11 +226,12 @@ class Gate:
         """Finds a pop, and takes its energy into account where it is one."""
         quiet = before < QUIET_GAIN
         changed = quiet & (evidence.energy > POP_ENERGY * expected + POP_LEFT * self._pop)
-        alike = changed & evidence.is_like_a_pop(self._variance)
-        counts = [np.count_nonzero(which) for which in (quiet, changed, alike)]
+        unmoved, unlit = (changed & which for which in evidence.looks_like_a_pop(self._variance))
+        counts = [np.count_nonzero(which) for which in (quiet, changed, unmoved, unlit)]
         found = counts[0] > POP_QUIET * quiet.size and counts[1] > POP_CHANGED * counts[0]
-        if not found or counts[2] <= POP_LIKE * counts[1]:
+        if not found or min(counts[2:]) <= POP_LIKE * counts[1]:
             return np.zeros_like(quiet)
+        alike = unmoved & unlit
         self._pop = np.where(alike, evidence.energy, self._pop)
         self._pop_level = _quantile(evidence.energy[alike], POP_QUANTILE)
         return alike
@@ -264,11 +265,11 @@ class _Evidence:
             news += np.maximum(count * CELL**2 * part / wide - EXPLAINED, 0) / count
         return np.asarray(news, np.float32)
 
-    def is_like_a_pop(self, variance: float) -> npt.NDArray[np.bool_]:
-        """Where neither a shift nor light explains the change."""
-        shifted = self._shift >= POP_SHIFT * (self._mean_energy + self._ridge)
-        lit = self._light >= POP_LIGHT * (self._wide_energy + np.float32(variance))
-        return np.asarray(~(shifted | lit), np.bool_)
+    def looks_like_a_pop(self, variance: float) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Where no shift explains the change, and where no light does."""
+        unmoved = self._shift < POP_SHIFT * (self._mean_energy + self._ridge)
+        unlit = self._light < POP_LIGHT * (self._wide_energy + np.float32(variance))
+        return np.asarray(unmoved, np.bool_), np.asarray(unlit, np.bool_)
 
 
 def _explained(reference: Map, means: Map, variance: float) -> Map:

@@ -15,6 +15,8 @@ from tests.stabilise.scenes import popping, stage_outputs, textured
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from engines import Engine
     from tests.stabilise.scenes import Luma
 
@@ -86,9 +88,9 @@ def test_merged_behind_a_network_it_computes_the_same(kind: type[Any]) -> None:
     with kind(merged, shapes, slots=1, threads=1) as engine:
         for number, source in enumerate(sources):
             scalars = {"stabilise_strength": 1.0, "elapsed": 1.0, "first": float(number == 0), "learn": 1.0}
-            controls: dict[str, Any] = {name: np.array([value], np.float32) for name, value in scalars.items()}
-            feed: dict[str, Any] = {"luma": source[None, None], "strength": strength, **controls, **state}
-            results = engine.collect(engine.submit(feed))
+            controls = {name: np.array([value], np.float32) for name, value in scalars.items()}
+            frame: dict[str, NDArray[Any]] = {"luma": source[None, None], "strength": strength, **controls, **state}
+            results = engine.collect(engine.submit(frame))
             state = {name: results[f"{name}_next"].copy() for name in STATE}
             np.testing.assert_array_equal(results["stabilised"][0, 0], wanted[number])
 

@@ -20,7 +20,7 @@ from benchmarks.clip import DESCRIPTION, make_clip
 from benchmarks.machine import facts
 from benchmarks.networks import frame_ms
 from benchmarks.report import Report, table
-from engines import EngineError, PlanCache, TensorRTEngine, TensorRTRTXEngine, for_bits
+from engines import EngineError, EngineRequest, PlanCache, TensorRTEngine, TensorRTRTXEngine, for_bits
 from engines.tensorrt import half_precision
 from engines.tensorrt.slot import Slot
 from onnx_models.cards import ModelCard, load_card
@@ -63,7 +63,7 @@ def run(
     machine = facts() | {"gpu": row.reason, "engine": f"{row.name} {row.version}"}
     card = load_card(model)
     for width, height in sizes:
-        engines.build_engine(card.path, height=height, width=width, engine=row.name, device=device)
+        engines.build_engine(EngineRequest(card.path, width, height, engine=row.name, device=device))
     found = {
         f"{width}x{height}": _floors(card, (width, height), row.name, device, frames, repeat) for width, height in sizes
     }

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 _REASON_LENGTH = 300
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|OutOfMemory|ALLOC_FAILED|failed to allocate memory|bad_alloc", re.IGNORECASE
+)
 _VENDOR_NOISE = re.compile(r"(Caught exception: )?Exception from \S+:\d+:|Check '[^']*' failed at \S+:\d+:|/\S+:\d+ ")
 
 
@@ -29,6 +32,10 @@ class EngineError(RuntimeError):
 
     The message says what was tried, on what, why it failed and what to do.
     """
+
+
+class OutOfMemoryError(EngineError):
+    """The device or the system has too little memory for what was asked; smaller pictures may fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +127,7 @@ class Engine(ABC):
         becomes the owner.
 
         Raises:
+            OutOfMemoryError: not enough memory for this size.
             EngineError: the engine is already open, or the network cannot run on this device.
         """
         if self._owner is not None:
@@ -131,7 +139,8 @@ class Engine(ABC):
             self._release()
             if isinstance(error, EngineError) or not isinstance(error, Exception):
                 raise
-            raise EngineError(
+            kind = OutOfMemoryError if is_out_of_memory(error) else EngineError
+            raise kind(
                 f"the {self.name} engine cannot open {self._subject()}: {vendor_reason(error)}; "
                 "try another engine, or a smaller picture if memory ran out"
             ) from None
@@ -309,6 +318,11 @@ def vendor_reason(error: BaseException) -> str:
     said = " ".join(_VENDOR_NOISE.sub("", str(error)).split())
     reason = said.rstrip(".;: ") or type(error).__name__
     return textwrap.shorten(reason, _REASON_LENGTH, placeholder=" ...")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a vendor library's error says so, by its type or its words; they have no common type."""
+    return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def _fits(dtype: np.dtype[Any], wanted: np.dtype[Any]) -> bool:

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import engines
-from onnx_models.cards import load_card, verify
-from streamer.enhancer import MAX_TILE_PX
+from onnx_models.cards import ModelCard, load_card, verify
 from streamer.errors import UsageError
+from streamer.frame import MAX_PIXELS
 from streamer.tiling import plan_tiles
 
 _SIZE = re.compile(r"(\d+)x(\d+)")
@@ -25,19 +25,25 @@ def build(
     model: str,
     size: str,
     *,
+    smallest: str | None = None,
+    largest: str | None = None,
     bits: int = 8,
     engine: str = "auto",
     device: int = 0,
     precision: str = "auto",
+    islands: int = 0,
     level: int | None = None,
 ) -> str:
     """Builds the plan that a job with this model would use for frames of this size, and shows how far it is.
+
+    With `smallest` or `largest`, one plan for all sizes between them, which is fastest at `size`. `islands` is how much
+    of a float16 network stays in float32, see `engines.EngineRequest`.
 
     Runs on a thread of its own, so that an interrupt is noticed here while the library builds; it stops then at its
     next step, and nothing is kept.
 
     Raises:
-        UsageError: a size, level or name that doesn't exist.
+        UsageError: a size, level or name that doesn't exist, or a size that is not between the others.
         CardError: an unknown or damaged model.
         EngineError: no GPU or library, or the model can't be built; the message says which.
         KeyboardInterrupt: it was cancelled.
@@ -46,27 +52,21 @@ def build(
         raise UsageError(f"there is no optimisation level {level}: use {_LEVELS.start} (builds fast) to {_LEVELS[-1]}")
     if engine not in engines.engine_names():
         raise UsageError(f"there is no engine {engine!r}: use one of {', '.join(engines.engine_names())}")
-    width, height = _parsed(size)
+    sizes = [_parsed(given or size) for given in (smallest, size, largest)]
+    for axis in (0, 1):
+        if not sizes[0][axis] <= sizes[1][axis] <= sizes[2][axis]:
+            raise UsageError(f"--size {size} is not between {smallest or size} and {largest or size}: widen the range")
     card = load_card(model)
     verify(card)
-    tiles = plan_tiles(width, height, halo=card.halo_px, multiple_of=card.multiple_of, max_px=MAX_TILE_PX)
+    low, (width, height), high = (_padded(card, each) for each in sizes)
+    request = engines.EngineRequest(card.path, width, height, bits, engine, device, precision, islands)
 
     def work(progress: Callable[[str, int, int], None]) -> engines.EngineRow:
-        return engines.build_engine(
-            card.path,
-            height=tiles.tile_height,
-            width=tiles.tile_width,
-            bits=bits,
-            engine=engine,
-            device=device,
-            precision=precision,
-            level=level,
-            progress=progress,
-        )
+        return engines.build_engine(request, smallest=low, largest=high, level=level, progress=progress)
 
     row = _cancellable(work)
-    cut = f" in {len(tiles.tiles)} tiles of {tiles.tile_width}x{tiles.tile_height}" if len(tiles.tiles) > 1 else ""
-    return f"{row.name} is ready for {card.name} at {width}x{height}{cut}"
+    span = f"{smallest or size} to {largest or size}, best at {size}" if smallest or largest else size
+    return f"{row.name} is ready for {card.name} at {span}"
 
 
 def table() -> str:
@@ -87,6 +87,12 @@ def clear() -> str:
     """Deletes all cached plans and says how much that freed."""
     cache = engines.PlanCache()
     return f"freed {cache.clear() / _MIB:.1f} MiB in {cache.folder}"
+
+
+def _padded(card: ModelCard, size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of what the network is given for whole frames of this size."""
+    one = plan_tiles(*size, halo=card.halo_px, multiple_of=card.multiple_of, max_px=MAX_PIXELS)
+    return one.tile_width, one.tile_height
 
 
 def _parsed(size: str) -> tuple[int, int]:

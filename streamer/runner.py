@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Any
+from dataclasses import replace
 
 import engines
 from onnx_models.cards import ModelCard
@@ -52,7 +52,7 @@ class Runner:
         self._asked, self._precision = engine, precision
         self._device, self._threads = device, threads
         self._at_once = at_once
-        self._request: dict[str, Any] = {}
+        self._request: engines.EngineRequest | None = None
         self._options: list[engines.EngineOption] = []
         self._option: engines.EngineOption | None = None
         self._engine: engines.Engine | None = None
@@ -72,7 +72,7 @@ class Runner:
 
         For "auto", an engine on a GPU that can't be opened is passed over with a warning.
         """
-        self._request = {"height": plan.tile_height, "width": plan.tile_width, "bits": bits}
+        self._request = engines.EngineRequest(self._card.path, plan.tile_width, plan.tile_height, bits)
         self._distrusted = ""
         self._options = list(engines.engine_options(self._asked, self._precision))
         self._wants_gpu = self._options[0].on_gpu
@@ -123,20 +123,21 @@ class Runner:
                 if not option.on_gpu or option is self._options[-1]:
                     raise
                 self._drop(option)
-                log.warning("%s is passed over: %s", _title(option), error)
+                log.warning("%s is passed over: %s", option, error)
         self._stop_build()  # there is nothing else, so it is waited for
         return self._open(self._options[0]), self._options[0]
 
     def _open(self, option: engines.EngineOption) -> engines.Engine:
-        return engines.open_engine(self._card.path, **self._request_for(option), threads=self._threads)
+        return engines.open_engine(self._request_for(option), threads=self._threads)
 
     def _is_ready(self, option: engines.EngineOption) -> bool:
-        return not option.builds_plans or engines.plan_is_ready(self._card.path, **self._request_for(option))
+        return not option.builds_plans or engines.plan_is_ready(self._request_for(option))
 
-    def _request_for(self, option: engines.EngineOption) -> dict[str, Any]:
+    def _request_for(self, option: engines.EngineOption) -> engines.EngineRequest:
+        assert self._request is not None
         # A GPU's number means nothing to the CPU that stands in for it.
         device = self._device if option.on_gpu or not self._wants_gpu else 0
-        return {**self._request, "device": device, "engine": option.name, "precision": option.precision}
+        return option.applied_to(replace(self._request, device=device))
 
     def _drop(self, option: engines.EngineOption) -> None:
         self._options = [other for other in self._options if other != option]
@@ -150,18 +151,18 @@ class Runner:
             engine, option = self._open_best(may_wait=not self._at_once)
         except engines.EngineError as error:
             self._options = []
-            log.warning("%s %s, and no other engine opens, so it stays: %s", _title(old), reason, error)
+            log.warning("%s %s, and no other engine opens, so it stays: %s", old, reason, error)
             return
-        log.warning("%s %s: %s takes its place", _title(old), reason, _title(option))
+        log.warning("%s %s: %s takes its place", old, reason, option)
         self._next = engine, option, REPLACED
 
     def _start_build(self, option: engines.EngineOption) -> None:
         if self._build is not None:
             return  # one at a time, the best one first
-        build = engines.PlanBuild(self._card.path, **self._request_for(option))
+        build = engines.PlanBuild(self._request_for(option))
         build.start()
         self._build, self._building = build, option
-        log.info("%s needs a plan, which is built in the background; another engine starts meanwhile", _title(option))
+        log.info("%s needs a plan, which is built in the background; another engine starts meanwhile", option)
 
     def _open_built(self) -> None:
         assert self._build is not None
@@ -173,18 +174,14 @@ class Runner:
                 reason = "it was built, but could not be kept in the cache"
             if not reason:
                 self._next = self._open(option), option, SWAPS
-                log.info("the plan of %s is built: it takes over from %s", _title(option), self.name)
+                log.info("the plan of %s is built: it takes over from %s", option, self.name)
                 return
         except engines.EngineError as error:
             reason = str(error)
         self._drop(option)
-        log.warning("there is no plan of %s, so %s goes on: %s", _title(option), self.name, reason)
+        log.warning("there is no plan of %s, so %s goes on: %s", option, self.name, reason)
 
     def _stop_build(self) -> None:
         if self._build is not None:
             self._build.stop()
         self._build = self._building = None
-
-
-def _title(option: engines.EngineOption) -> str:
-    return option.name if option.precision == "auto" else f"{option.name} in {option.precision}"

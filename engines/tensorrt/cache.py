@@ -19,12 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .key import PlanKey
 from .lock import process_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from .key import PlanKey
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +94,17 @@ class PlanCache:
             self._store(key, title, content)
             return Plan(content, cached=False)
 
-    def has(self, key: PlanKey, title: str) -> bool:
-        """Whether `fetch` would find this plan, whole and the user's own. Waits for nobody who builds it."""
-        return self._load(key, title) is not None
+    def peek(self, key: PlanKey, title: str) -> bytes | None:
+        """The plan that `fetch` would find, whole and the user's own. Waits for nobody who builds it."""
+        return self._load(key, title)
+
+    def keys(self) -> list[PlanKey]:
+        """Of all readable plans."""
+        found = []
+        for path in self._plans():
+            with contextlib.suppress(OSError, _UnusableError), path.open("rb") as file:
+                found.append(PlanKey(_read_head(file)["key"]))
+        return found
 
     def discard(self, key: PlanKey, title: str, reason: str) -> None:
         """Forget a plan that turned out to be unusable."""

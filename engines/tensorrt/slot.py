@@ -201,6 +201,10 @@ class Slot:
         for spec in inputs:
             if not self._context.set_input_shape(spec.name, spec.shape):
                 raise EngineError(f"TensorRT does not take {spec}: it is outside of what the plan was built for")
+        for spec in outputs:
+            shape = tuple(self._context.get_tensor_shape(spec.name))
+            if shape != spec.shape:
+                raise EngineError(f"TensorRT gives {spec.name} {list(shape)}, where {spec} was expected")
         for specs, block, memory in ((inputs, up, self._on_device[0]), (outputs, down, self._on_device[1])):
             for spec in specs:
                 if not self._context.set_tensor_address(spec.name, int(memory) + block.offsets[spec.name]):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engines import EngineError, PlanCache, TensorRTEngine, TensorRTRTXEngine, open_engine
+from engines import EngineError, EngineRequest, PlanCache, TensorRTEngine, TensorRTRTXEngine, open_engine
 from engines.tensorrt import BuildSettings
 from engines.tensorrt.key import PlanKey
 from tests.gpu import standin
@@ -223,7 +223,7 @@ def test_what_rtx_compiled_is_kept(simulated_gpu: SimulatedGpu, cache: PlanCache
 
 def test_open_engine_uses_the_cache_of_the_user(simulated_gpu: SimulatedGpu, tmp_path: Path) -> None:
     for _ in range(2):
-        open_engine(tiny_model(), height=HEIGHT, width=WIDTH, engine="tensorrt", slots=1).close()
+        open_engine(EngineRequest(tiny_model(), WIDTH, HEIGHT, engine="tensorrt"), slots=1).close()
     assert [entry.title for entry in PlanCache().entries()] == ["the given model for 26x18"]
     assert PlanCache().folder == tmp_path / "cache" / "streamer-enhancer" / "plans"
 

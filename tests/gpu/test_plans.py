@@ -39,11 +39,6 @@ def test_a_job_uses_the_plan_that_was_built(simulated_gpu: SimulatedGpu, monkeyp
     assert (summary.frames, summary.engine, summary.precision) == (5, "tensorrt", "f16")
 
 
-def test_a_large_frame_is_built_for_its_tiles(simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "MAX_TILE_PX", 64 * 64)
-    assert "in 2 tiles of" in plans.build(MODEL, "96x48")
-
-
 def test_an_interrupt_cancels_the_build(simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = threading.Event()
 

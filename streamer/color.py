@@ -12,6 +12,7 @@ from math import floor
 import numpy as np
 import numpy.typing as npt
 
+import engines
 from streamer.frame import FULL, LIMITED, UNSPECIFIED, ColorSpec, PixelLayout, Plane, VideoFormat
 
 RGB, BT709, BT601 = 0, 1, 6
@@ -78,6 +79,12 @@ class ChromaScaler:
         self._deep = layout.bits != 8 * layout.dtype.itemsize
         self._vertical = [_taps(phase) for phase in _phases(scale, layout.log2_chroma_h, y)]
         self._horizontal = [_taps(phase) for phase in _phases(scale, layout.log2_chroma_w, x)]
+        rows, columns = (
+            tuple((tuple(map(float, taps)), anchor) for taps, anchor in axis)
+            for axis in (self._vertical, self._horizontal)
+        )
+        self.filter = engines.ChromaFilter(layout.log2_chroma_w, layout.log2_chroma_h, rows, columns)
+        """The same for an engine that does it."""
         self._scratch: tuple[Plane, Plane, list[Plane]] | None = None
 
     def resample(self, plane: Plane, into: Plane) -> None:

@@ -9,6 +9,7 @@ from .base import Array, Engine, EngineError, OutOfMemoryError, SlotBuffers, Ten
 from .chroma import ChromaFilter
 from .onnxruntime import OnnxRuntimeEngine
 from .onnxruntime_cuda import OnnxRuntimeCudaEngine
+from .onnxruntime_tensorrt import OnnxRuntimeTensorRTEngine
 from .opening import open_engine
 from .openvino import OpenVINOEngine
 from .pixels import check_contract, for_bits, scale_of
@@ -36,6 +37,7 @@ __all__ = [
     "EngineRow",
     "OnnxRuntimeCudaEngine",
     "OnnxRuntimeEngine",
+    "OnnxRuntimeTensorRTEngine",
     "OpenVINOEngine",
     "OutOfMemoryError",
     "PlanBuild",

@@ -13,6 +13,8 @@ from .int8 import cpu_has_int8
 from .onnxruntime import OnnxRuntimeEngine
 from .onnxruntime_cuda import FIX as ONNXRUNTIME_CUDA_FIX
 from .onnxruntime_cuda import OnnxRuntimeCudaEngine
+from .onnxruntime_tensorrt import FIX as ONNXRUNTIME_TENSORRT_FIX
+from .onnxruntime_tensorrt import OnnxRuntimeTensorRTEngine, has_libraries
 from .openvino import OpenVINOEngine
 from .request import AUTO, CALIBRATED, CAREFUL, F16, F32, INT8, WHOLE, EngineRequest
 from .tensorrt import (
@@ -167,6 +169,16 @@ def _probe_onnxruntime_cuda() -> EngineRow:
     return _on_driver(name, version, F32)
 
 
+def _probe_onnxruntime_tensorrt() -> EngineRow:
+    name = OnnxRuntimeTensorRTEngine.name
+    version = _version(("onnxruntime-gpu",)) if _importable("onnxruntime") else None
+    if version is None or not has_libraries():
+        missing = "onnxruntime-gpu" if version is None else "tensorrt"
+        reason = f"the package {missing} is not installed; on a machine with an NVIDIA GPU: {ONNXRUNTIME_TENSORRT_FIX}"
+        return EngineRow(name, False, reason, version)
+    return _on_driver(name, version, F16)
+
+
 def _probe_cpu(name: str, distributions: tuple[str, ...], fix: str) -> EngineRow:
     if not _importable(name):
         return EngineRow(name, False, f"the package {name} is not installed; run: {fix}")
@@ -228,4 +240,6 @@ _TABLE = (
     Entry("onnxruntime-cuda", _probe_onnxruntime_cuda, OnnxRuntimeCudaEngine, (F32, F16)),
     Entry("openvino", _probe_openvino, OpenVINOEngine, (F32, INT8)),
     Entry("onnxruntime", _probe_onnxruntime, OnnxRuntimeEngine, (F32, INT8)),
+    # Last, so that "auto" never waits for the plan that it builds while it is opened.
+    Entry("onnxruntime-tensorrt", _probe_onnxruntime_tensorrt, OnnxRuntimeTensorRTEngine, (F16, F32)),
 )

@@ -33,7 +33,8 @@ USABLE = [row.name for row in available_engines() if row.usable]
 
 def test_rows_come_in_order_with_a_reason() -> None:
     rows = available_engines()
-    assert [row.name for row in rows] == ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "openvino", "onnxruntime"]
+    gpu, cpu = ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda"], ["openvino", "onnxruntime"]
+    assert [row.name for row in rows] == [*gpu, *cpu, "onnxruntime-tensorrt"]
     assert all(row.reason for row in rows)
     assert all(row.version and row.device for row in rows if row.usable)
 
@@ -141,7 +142,17 @@ def test_openvino_reports_to_nobody(tmp_path: Path) -> None:
 
 
 def test_public_names_are_the_exported_ones() -> None:
-    submodules = {"background", "base", "chroma", "cpu", "int8", "model", "onnxruntime", "onnxruntime_cuda"}
+    submodules = {
+        "background",
+        "base",
+        "chroma",
+        "cpu",
+        "int8",
+        "model",
+        "onnxruntime",
+        "onnxruntime_cuda",
+        "onnxruntime_tensorrt",
+    }
     submodules |= {"opening", "openvino", "pixels", "plans", "request", "select", "tensorrt"}
     public = {name for name in vars(engines) if not name.startswith("_")} - submodules
     assert public == set(engines.__all__)

@@ -127,6 +127,20 @@ class PlanCache:
                 self._prepare_folder()
                 _replace(self.folder / f"{name}{_SIDE}", content)
 
+    def subfolder(self, name: str) -> Path | None:
+        """A folder for what another library keeps of the kind; None, with a warning, if there can't be a safe one."""
+        folder = self.folder / name
+        try:
+            self._prepare_folder()
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _check_owner(folder)
+            for path in folder.iterdir():
+                _check_owner(path)
+        except (OSError, _UnusableError) as error:
+            log.warning("nothing is kept in %s: %s", folder, error)
+            return None
+        return folder
+
     def entries(self) -> list[PlanEntry]:
         """All readable plans, the one used last first."""
         found, now = [], time.time()
@@ -142,7 +156,8 @@ class PlanCache:
         """Delete everything; how many bytes that freed."""
         freed = 0
         if self.folder.is_dir():
-            for path in [*self.folder.glob(f"*{_PLAN}"), *self.folder.glob(f"*{_SIDE}"), *self.folder.glob("*.lock")]:
+            kinds = (f"*{_PLAN}", f"*{_SIDE}", "*.lock", "*/*")
+            for path in [path for kind in kinds for path in self.folder.glob(kind)]:
                 with contextlib.suppress(OSError):
                     freed += path.stat().st_size
                     path.unlink()

@@ -16,6 +16,7 @@ from benchmarks import speed as speed_benchmark
 from benchmarks import startup as startup_benchmark
 from benchmarks.report import Report
 from engines import EngineError
+from streamer.errors import UsageError
 
 app = typer.Typer(help="Measure streamer-enhancer on this machine.", no_args_is_help=True, add_completion=False)
 
@@ -50,15 +51,22 @@ def startup(
 
 @app.command()
 def quality(
-    clips: Annotated[list[Path], typer.Argument(help="Folders of clips.")],
-    model: Annotated[str, typer.Option(help="A shipped model.")] = "upscale-x2-nano",
+    folders: Annotated[list[Path], typer.Argument(help="Folders of clips and photographs.")],
+    model: Annotated[list[str], typer.Option(help="A shipped model; repeat for others of its scale.")] = [  # noqa: B006
+        "upscale-x2-nano"
+    ],
     crf: Annotated[list[int], typer.Option(help="Rates of x264; repeat the option.")] = [18, 23, 28, 33, 38],  # noqa: B006
     frames: Annotated[int, typer.Option(min=1, help="From the beginning of each clip.")] = 48,
     sheet: Annotated[Path | None, typer.Option(help="Write magnified crops into this PNG.")] = None,
     json: JsonOption = None,
 ) -> None:
-    """PSNR, SSIM, VMAF and VMAF NEG of a model on clips as streams deliver them, against bicubic and Lanczos."""
-    _show(quality_benchmark.run(clips, model, crf, frames, sheet), json)
+    """PSNR, SSIM, VMAF and flicker of models on clips as streams deliver them, against bicubic and Lanczos."""
+    try:
+        report = quality_benchmark.run(folders, model, crf, frames, sheet)
+    except UsageError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    _show(report, json)
 
 
 @app.command()

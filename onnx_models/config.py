@@ -52,9 +52,9 @@ class TrainPlan:
     """Of what patches lost against the interpolation, added to the loss: teaches to leave alone what is good. Rises
     from 0 over all steps, as a network that has to do no harm before it can help learns to do nothing."""
     gradient_weight: float = 0.0
-    """Of the l1 of differences between neighbours, added to the loss."""
+    """Of the l1 of differences between neighbours, added to the loss, as much as a picture is to be vivid."""
     judge_weight: float = 0.0
-    """Of the judge's displeasure (see `onnx_models.judge`); 0: no judge."""
+    """Of the judge's displeasure (see `onnx_models.judge`), likewise; 0: no judge."""
     gain_min_db: float = 0.0
     """Training stops if validation is not above the interpolation by this; vivid pictures are below."""
     validate_every: int = 2_000
@@ -100,6 +100,10 @@ class Config:
     scene: SceneMix = field(default_factory=SceneMix)
     degrade: DegradeMix = field(default_factory=DegradeMix)
     card: CardText = field(default_factory=CardText)
+
+    def __post_init__(self) -> None:
+        if (self.train.judge_weight or self.train.gradient_weight) and not self.shape.vivid:
+            raise ValueError("judge_weight and gradient_weight are for vivid networks: set [shape] vivid = true")
 
     @property
     def recipe(self) -> Recipe:
@@ -163,7 +167,10 @@ def parse_config(table: dict[str, Any], where: str) -> Config:
     seed = table.get("seed", 1)
     if not isinstance(seed, int) or seed < 0:
         raise TrainingError(f"{where} seed is {seed!r}; it must be a whole number from 0")
-    return Config(name=name, seed=seed, **sections)
+    try:
+        return Config(name=name, seed=seed, **sections)
+    except ValueError as error:
+        raise TrainingError(f"{where}: {error}") from error
 
 
 def load_config(path: Path) -> Config:

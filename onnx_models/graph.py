@@ -3,7 +3,8 @@
 Contract (version 1), relied on by every engine:
 
 - inputs `luma` uint8 `[1,1,height,width]`, `strength` float32 `[1]` and, if the network is
-  conditioned, `level` and `noise` float32 `[1]` (see `onnx_models.level`);
+  conditioned, `level` and `noise` float32 `[1]` (see `onnx_models.level`); at strength 0 the output
+  is the interpolation, at 1 what the network was trained for;
   output `enhanced` uint8 `[1,1,scale*height,scale*width]`;
 - the first node, `pixels_in`, casts to float; `unit` is the code value that means 1.0;
   the last nodes round, clip to `[0, peak]` and cast (`pixels_out`);
@@ -86,13 +87,23 @@ def _in_blocks_bias(bias: Tensor, factor: int, block: int) -> Tensor:
     return bias.view(factor, factor).repeat(block, block).flatten()
 
 
-def _with_levels(graph: _Graph, x: str) -> str:
-    """`x` with two more channels, which hold level and noise everywhere."""
+def _blend(graph: _Graph) -> str:
+    """`networks.blend` as nodes: makes `vividness`, returns the gain."""
+    none, one, two = (
+        graph.constant(name, np.array(value, np.float32)) for value, name in enumerate(("none", "one", "two"))
+    )
+    doubled = graph.node("Mul", ["strength", two], "doubled")
+    graph.node("Clip", [graph.node("Sub", [doubled, one], "beyond"), none, one], "vividness")
+    return graph.node("Max", [graph.node("Min", [doubled, one], "up_to_one"), "strength"], "blended")
+
+
+def _with_conditions(graph: _Graph, x: str, names: Sequence[str]) -> str:
+    """`x` with a channel more for each of these scalars, which holds it everywhere."""
     size = graph.node("Shape", [x], "size", start=2)
     one = graph.constant("one_plane", np.array([1, 1], np.int64))
     plane = graph.node("Concat", [one, size], "plane_size", axis=0)
-    planes = [graph.node("Expand", [name, plane], f"{name}_plane") for name in LEVEL_NAMES]
-    return graph.node("Concat", [x, *planes], "with_levels", axis=1)
+    planes = [graph.node("Expand", [name, plane], f"{name}_plane") for name in names]
+    return graph.node("Concat", [x, *planes], "with_conditions", axis=1)
 
 
 def _residual(graph: _Graph, network: Network, pixels: str) -> str:
@@ -101,7 +112,7 @@ def _residual(graph: _Graph, network: Network, pixels: str) -> str:
     if shape.unshuffle > 1:
         x = graph.node("SpaceToDepth", [x], "unshuffled", blocksize=shape.unshuffle)
     if shape.conditioned:
-        x = _with_levels(graph, x)
+        x = _with_conditions(graph, x, [*LEVEL_NAMES, "vividness"] if shape.vivid else LEVEL_NAMES)
     last = len(network.layers) - 1
     for i, conv in enumerate(network.layers):
         block = shape.tail_block if i == last else 1
@@ -161,7 +172,8 @@ def build_model(network: Network, name: str, peaks: Sequence[float] = ()) -> onn
     zero = graph.constant("floor", np.array(0, np.float32))
     codes = graph.node("Cast", ["luma"], "codes", to=TensorProto.FLOAT, name="pixels_in")
     pixels = graph.node("Div", [codes, unit], "pixels")
-    gain = graph.node("Mul", ["strength", unit], "gain")
+    strength = _blend(graph) if shape.vivid else "strength"
+    gain = graph.node("Mul", [strength, unit], "gain")
     residual = graph.node("Mul", [_residual(graph, network, pixels), gain], "residual")
     phases = _interpolation(graph, network, codes)
     block = shape.scale * shape.multiple_of
@@ -214,7 +226,7 @@ def reference_values(
     """The same before rounding and clipping."""
     codes = torch.from_numpy(luma.astype(np.float32))[None, None]
     with torch.no_grad():
-        residual = network.cpu().residual(codes / PEAK_8BIT, torch.tensor([levels])) * PEAK_8BIT
-        out = network.interpolate(codes) + strength * residual
+        detail = network.cpu().detail(codes / PEAK_8BIT, strength, torch.tensor([levels]))
+        out = network.interpolate(codes) + detail * PEAK_8BIT
     values: NDArray[np.float32] = out[0, 0].numpy()
     return values

@@ -74,18 +74,19 @@ class Judge:
             scores: Tensor = self._net(picture, interpolated)
         return scores.float()
 
-    def displeasure(self, enhanced: Tensor, interpolated: Tensor) -> Tensor:
-        """What the enhancing network is to make small: a mean around -1 to 1."""
+    def displeasure(self, enhanced: Tensor, interpolated: Tensor, weights: Tensor) -> Tensor:
+        """What the enhancing network is to make small: a mean around -1 to 1, each picture counted by its weight."""
         self._net.requires_grad_(requires_grad=False)
-        return -self._scores(enhanced, interpolated).mean()
+        return -(weights * self._scores(enhanced, interpolated).mean(dim=(1, 2, 3))).mean()
 
-    def learn(self, enhanced: Tensor, real: Tensor, interpolated: Tensor) -> float:
+    def learn(self, enhanced: Tensor, real: Tensor, interpolated: Tensor, weights: Tensor) -> float:
         """One step of its own; returns its hinge loss (2: it can't tell, 0: it always can)."""
         self._net.requires_grad_(requires_grad=True)
         self._optimiser.zero_grad(set_to_none=True)
         of_real = self._scores(real, interpolated)
         of_enhanced = self._scores(enhanced.detach(), interpolated)
-        loss = functional.relu(1 - of_real).mean() + functional.relu(1 + of_enhanced).mean()
+        missed = functional.relu(1 + of_enhanced).mean(dim=(1, 2, 3))
+        loss = functional.relu(1 - of_real).mean() + (weights * missed).sum() / weights.sum().clamp_min(1)
         torch.autograd.backward(loss)
         self._optimiser.step()
         return loss.item()

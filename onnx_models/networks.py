@@ -42,8 +42,12 @@ class Shape:
     """Space-to-depth factor in front; input sizes must be multiples of it."""
     conditioned: bool = False
     """Whether the first convolution also sees two planes, which hold level and noise."""
+    vivid: bool = False
+    """Whether it sees a third one, which holds how vivid the picture is to be (see `blend`)."""
 
     def __post_init__(self) -> None:
+        if self.vivid and not self.conditioned:
+            raise ValueError("a vivid network must be conditioned, too")
         if self.scale not in (1, 2, 3, 4):
             raise ValueError(f"scale is {self.scale}; allowed: 1, 2, 3, 4")
         for field, lowest in (("width", 1), ("depth", 0), ("unshuffle", 1)):
@@ -51,10 +55,15 @@ class Shape:
                 raise ValueError(f"{field} is {getattr(self, field)}; must be at least {lowest}")
 
     @property
+    def conditions(self) -> int:
+        """Planes beside the picture."""
+        return LEVELS * self.conditioned + self.vivid
+
+    @property
     def layers(self) -> tuple[tuple[int, int], ...]:
         """(input channels, output channels) of every 3x3 convolution, first to last."""
         inner = [(self.width, self.width)] * self.depth
-        first = (self.unshuffle**2 + LEVELS * self.conditioned, self.width)
+        first = (self.unshuffle**2 + self.conditions, self.width)
         last = (self.width, self.factor**2)
         return (first, *inner, last)
 
@@ -92,7 +101,16 @@ class Shape:
         return math.ceil(reach / self.multiple_of) * self.multiple_of
 
     def __str__(self) -> str:
-        return f"w{self.width}d{self.depth}u{self.unshuffle}{'-level' if self.conditioned else ''}"
+        told = f"{'-level' if self.conditioned else ''}{'-vivid' if self.vivid else ''}"
+        return f"w{self.width}d{self.depth}u{self.unshuffle}{told}"
+
+
+def blend(strength: float) -> tuple[float, float]:
+    """What `strength` means to a vivid network: the gain of its residual, and the vividness that it is told.
+
+    From the interpolation (0) over the faithful picture (0.5) to the vivid one (1), and beyond.
+    """
+    return max(min(2 * strength, 1.0), strength), min(max(2 * strength - 1, 0.0), 1.0)
 
 
 def bicubic_kernel(scale: int) -> Tensor:
@@ -147,7 +165,7 @@ class Conv3x3(nn.Module):
 
 
 class Network(nn.Module):
-    """`output = interpolation + strength * residual`, on luma.
+    """`output = interpolation + strength * residual`, on luma; in a vivid network `strength` also shapes the residual.
 
     Re-parameterised branches (Zhang et al., "Edge-oriented Convolution Block", ACM MM 2021) gained nothing here with
     Muon as optimiser: 33.48 against 33.55 dB (w30d2u2) and 33.66 against 33.70 dB (w16d2u1) after 6,000 steps.
@@ -201,9 +219,9 @@ class Network(nn.Module):
         padded = functional.pad(luma, (SKIP_RADIUS,) * 4, mode="replicate")
         return functional.pixel_shuffle(functional.conv2d(padded, self.skip), self.shape.scale)
 
-    def residual(self, luma: Tensor, levels: Tensor | None = None) -> Tensor:
-        """What the network adds at strength 1: `[N,1,H,W]` (and levels `[N,2]`) to `[N,1,sH,sW]`."""
-        x = self._first_input(luma, levels)
+    def residual(self, luma: Tensor, levels: Tensor | None = None, vividness: Tensor | None = None) -> Tensor:
+        """What the network adds: `[N,1,H,W]` (and levels `[N,2]`, vividness `[N]` from 0 to 1) to `[N,1,sH,sW]`."""
+        x = self._first_input(luma, levels, vividness)
         *inner, last = self.layers
         for conv in inner:
             x = functional.relu(conv(x))
@@ -215,18 +233,28 @@ class Network(nn.Module):
 
         The first one's is 1 by definition, no input is negative.
         """
-        x, found = self._first_input(luma, levels), [1.0]
+        if self.shape.vivid:  # both ends of the blend, in one batch
+            assert levels is not None
+            vividness = torch.tensor([0.0, 1.0], device=luma.device).repeat_interleave(len(luma))
+            x = self._first_input(luma.repeat(2, 1, 1, 1), levels.repeat(2, 1), vividness)
+        else:
+            x = self._first_input(luma, levels, None)
+        found = [1.0]
         for conv in self.layers[:-1]:
             x = functional.relu(conv(x))
             found.append(float(x.max()))
         return found
 
-    def _first_input(self, luma: Tensor, levels: Tensor | None) -> Tensor:
+    def _first_input(self, luma: Tensor, levels: Tensor | None, vividness: Tensor | None) -> Tensor:
         x = functional.pixel_unshuffle(luma, self.shape.unshuffle)
         if not self.shape.conditioned:
             return x
         assert levels is not None
-        planes = levels.view(-1, LEVELS, 1, 1).expand(-1, LEVELS, *x.shape[2:])
+        told = levels
+        if self.shape.vivid:
+            assert vividness is not None
+            told = torch.cat([levels, vividness[:, None]], dim=1)
+        planes = told[:, :, None, None].expand(-1, -1, *x.shape[2:])
         return torch.cat([x, planes], dim=1)
 
     def forward(self, luma: Tensor, strength: float = 1.0, levels: Tensor | None = None) -> Tensor:
@@ -234,10 +262,17 @@ class Network(nn.Module):
 
         Args:
             luma: float32 `[N,1,H,W]`, 0..1 over the code values; H and W multiples of `unshuffle`.
-            strength: 0 is the interpolation, 1 the network.
+            strength: 0 is the interpolation, 1 the network; of a vivid one see `blend`.
             levels: float32 `[N,2]`, level and noise, 0..1; only a conditioned network needs them.
 
         Returns:
             float32 `[N,1,scale*H,scale*W]`, not clipped.
         """
-        return self.interpolate(luma) + strength * self.residual(luma, levels)
+        return self.interpolate(luma) + self.detail(luma, strength, levels)
+
+    def detail(self, luma: Tensor, strength: float = 1.0, levels: Tensor | None = None) -> Tensor:
+        """What a strength adds to the interpolation; arguments as for `forward`."""
+        if not self.shape.vivid:
+            return strength * self.residual(luma, levels)
+        gain, vividness = blend(strength)
+        return gain * self.residual(luma, levels, torch.full((len(luma),), vividness, device=luma.device))

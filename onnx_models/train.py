@@ -77,8 +77,11 @@ def make_optimisers(network: Network, plan: TrainPlan) -> list[torch.optim.Optim
     return optimisers
 
 
-def make_batch(patches: Patches, config: Config, step: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Random crops, flipped and transposed: float32 `[B,1,c,c]` and `[B,1,s*c,s*c]`, 0..1; levels `[B,2]`."""
+def make_batch(patches: Patches, config: Config, step: int, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Random crops, flipped and transposed: float32 `[B,1,c,c]` and `[B,1,s*c,s*c]`, 0..1; levels `[B,2]`.
+
+    Also how vivid each picture is to become, 0..1 `[B]`, with a sixth of them at either end.
+    """
     plan, scale = config.train, config.shape.scale
     rng = np.random.default_rng([config.seed, step])
     side = plan.crop_px
@@ -96,7 +99,9 @@ def make_batch(patches: Patches, config: Config, step: int, device: str) -> tupl
         lows[b, 0], highs[b, 0] = (low.T, high.T) if transpose else (low, high)
     low_codes, high_codes = (torch.from_numpy(codes).to(device) for codes in (lows, highs))
     levels += rng.normal(0, LEVEL_JITTER, levels.shape).astype(np.float32)
-    return low_codes.float() / 255, high_codes.float() / 255, torch.from_numpy(levels.clip(0, 1)).to(device)
+    vividness = rng.uniform(-0.25, 1.25, plan.batch).clip(0, 1).astype(np.float32)
+    told, vivid = (torch.from_numpy(values).to(device) for values in (levels.clip(0, 1), vividness))
+    return low_codes.float() / 255, high_codes.float() / 255, told, vivid
 
 
 def _psnr(out: Tensor, target: Tensor) -> Tensor:
@@ -176,10 +181,14 @@ def harm_loss(out: Tensor, target: Tensor, interpolated: Tensor) -> Tensor:
     return (functional.relu(after - before) / (before.detach().sqrt() + 0.1 * LOSS_UNIT)).mean()
 
 
-def gradient_loss(out: Tensor, target: Tensor) -> Tensor:
-    """Mean l1 between the differences of neighbours, in both directions: errors of edges and texture."""
+def gradient_loss(out: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Mean l1 between the differences of neighbours, in both directions: errors of edges and texture.
+
+    Each picture is counted by its weight `[N]`.
+    """
     error = out - target
-    return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    own = error.diff(dim=-1).abs().mean(dim=(1, 2, 3)) + error.diff(dim=-2).abs().mean(dim=(1, 2, 3))
+    return (weights * own).mean()
 
 
 @dataclass(frozen=True)
@@ -235,7 +244,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.network = Network(config.shape).to(place.device)
         self.ema = copy.deepcopy(self.network)
-        self.residual: Callable[[Tensor, Tensor], Tensor] = self.network.residual
+        self.residual: Callable[[Tensor, Tensor, Tensor], Tensor] = self.network.residual
         if place.compile:
             self.residual = torch.compile(self.network.residual, dynamic=False)
         self.optimisers = make_optimisers(self.network, config.train)
@@ -284,20 +293,20 @@ class Trainer:
     def _update(self) -> float:
         """One optimisation step; returns the loss."""
         plan = self.config.train
-        low, high, levels = make_batch(self.patches, self.config, self.step, self.device)
+        low, high, levels, vividness = make_batch(self.patches, self.config, self.step, self.device)
         interpolated = self.network.interpolate(low)
         rough = plan.precision == "bf16" and self.step < plan.steps * (1 - plan.precise_share)
         with torch.autocast(self.device, torch.bfloat16, enabled=rough):
-            residual = self.residual(low, levels)
+            residual = self.residual(low, levels, vividness)
         out = interpolated + residual.float()
         loss = loss_of(plan.loss, out, high, interpolated)
         if plan.harm_weight:
             loss = loss + plan.harm_weight * self.step / plan.steps * harm_loss(out, high, interpolated)
         if plan.gradient_weight:
-            loss = loss + plan.gradient_weight * gradient_loss(out, high)
+            loss = loss + plan.gradient_weight * gradient_loss(out, high, vividness)
         if self.judge is not None:
             weight = plan.judge_weight * min(1.0, self.step / JUDGE_RAMP_STEPS)
-            loss = loss + weight * self.judge.displeasure(out, interpolated)
+            loss = loss + weight * self.judge.displeasure(out, interpolated, vividness)
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -307,7 +316,7 @@ class Trainer:
                 group["lr"] = group["base"] * rate_factor(plan, self.step)
             optimiser.step()
         if self.judge is not None:
-            self.judge.learn(out, high, interpolated)
+            self.judge.learn(out, high, interpolated, vividness)
         keep = min(plan.ema, (self.step + 1) / (self.step + 20))
         with torch.no_grad():
             averaged: list[Tensor] = list(self.ema.parameters())

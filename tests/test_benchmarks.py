@@ -18,6 +18,7 @@ from benchmarks.machine import Usage, facts
 from benchmarks.memory import marks
 from benchmarks.report import table
 from benchmarks.speed import Sample, ratios, summarise
+from streamer.errors import UsageError
 from tests.clips import Clip
 
 if TYPE_CHECKING:
@@ -231,12 +232,22 @@ def test_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_quality(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     Clip(128, 96, frames=4, codec="ffv1", options={}).write(tmp_path / "in" / "clip.mkv")
-    report = quality.run([tmp_path / "in"], "upscale-x2-nano", [20, 35], frames=3, sheet=tmp_path / "sheet.png")
+    models = ["upscale-x2-nano", "upscale-x2-small"]
+    report = quality.run([tmp_path / "in"], models, [20, 35], frames=3, sheet=tmp_path / "sheet.png")
     scores = report.findings["scores"]
     assert [(score["crf"], score["method"]) for score in scores] == [
-        (crf, method) for crf in (20, 35) for method in ("bicubic", "lanczos", "model")
+        (crf, method) for crf in (20, 35) for method in ("bicubic", "lanczos", *models)
     ]
-    assert all(scores[i]["psnr_db"] > scores[i + 3]["psnr_db"] for i in range(3))
+    for name, better in (("psnr_db", 1), ("difference_error", -1)):
+        assert all(better * scores[i][name] > better * scores[i + 4][name] for i in range(4))
     assert "mean" in str(report)
-    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    sheet = cv2.imread(str(tmp_path / "sheet.png"), cv2.IMREAD_GRAYSCALE)
     assert sheet is not None
+    bicubic, *enhanced, original = np.hsplit(sheet.astype(float), 4)
+    errors = [np.abs(shown - original).mean() for shown in (bicubic, *enhanced, original)]
+    assert errors[-1] == 0 < min(errors[:-1])
+
+
+def test_quality_compares_models_of_one_scale(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\[2, 3\]"):
+        quality.run([tmp_path], ["upscale-x2-nano", "upscale-x3-nano"], [20], frames=3, sheet=None)

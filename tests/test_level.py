@@ -17,7 +17,7 @@ import streamer.job
 import streamer.level
 from onnx_models.cards import ModelCard, load_card
 from onnx_models.codecs import Coding, transcode
-from onnx_models.level import STREAM_SHARE, level_of_noise, level_of_qp, level_of_stream, qp_of_step
+from onnx_models.level import level_of_noise, level_of_qp, level_of_stream, qp_of_step
 from onnx_models.scenes import Planes
 from streamer.enhancer import EnhanceStage
 from streamer.errors import UsageError
@@ -116,7 +116,7 @@ class Watch:
 
 
 def test_the_first_frame_counts_as_it_is() -> None:
-    assert level_after(LevelMeter(), 26) == level_of_stream(26) == STREAM_SHARE * level_of_qp(26) > 0
+    assert level_after(LevelMeter(), 26) == level_of_stream(26) == level_of_qp(26) ** 2 > 0
     assert LevelMeter().update(frame_with(None)) == Levels(0, 0)  # too small to see anything
 
 

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 SHAPES = [
     Shape(2, 8, 1, 1),
     Shape(2, 8, 1, 2, conditioned=True),
+    Shape(2, 8, 1, 1, conditioned=True, vivid=True),
     Shape(1, 8, 1, 2),
     Shape(3, 8, 0, 1),
     Shape(4, 8, 1, 2),
@@ -52,7 +53,13 @@ def test_nothing_beyond_the_halo_is_seen(shape: Shape) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [({"scale": 5}, "scale is 5"), ({"width": 0}, "width is 0"), ({"depth": -1}, "depth is -1")]
+    ("wrong", "message"),
+    [
+        ({"scale": 5}, "scale is 5"),
+        ({"width": 0}, "width is 0"),
+        ({"depth": -1}, "depth is -1"),
+        ({"vivid": True}, "must be conditioned"),
+    ],
 )
 def test_shapes_that_cannot_be(wrong: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -67,6 +74,19 @@ def test_a_conditioned_network_begins_as_the_one_it_comes_from() -> None:
     for level in (0.0, 0.7):
         torch.testing.assert_close(told(luma, levels=torch.tensor([[level, level]])), blind(luma), rtol=0, atol=1e-6)
     assert set(blind.state_dict()) - set(larger.adopt(blind.state_dict())) == {"convs.2.matrix", "convs.2.bias"}
+
+
+def test_strength_leads_from_the_interpolation_over_the_faithful_picture_to_the_vivid_one() -> None:
+    torch.manual_seed(0)
+    network = Network(Shape(2, 8, 1, 1, conditioned=True, vivid=True))
+    luma, levels = torch.rand(1, 1, 24, 24), torch.tensor([[0.3, 0.1]])
+    interpolated = network.interpolate(luma)
+    faithful, vivid = (network.residual(luma, levels, torch.tensor([vividness])) for vividness in (0.0, 1.0))
+    half = network.residual(luma, levels, torch.tensor([0.5]))
+    assert not torch.equal(faithful, vivid)
+    expected = {0.0: 0 * faithful, 0.25: faithful / 2, 0.5: faithful, 0.75: half, 1.0: vivid, 1.5: 1.5 * vivid}
+    for strength, residual in expected.items():
+        torch.testing.assert_close(network(luma, strength, levels), interpolated + residual)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"x{shape.scale}-{shape}")

@@ -192,10 +192,12 @@ def test_a_new_training_can_start_from_a_checkpoint(trained: Path, data: Path, t
 
 def test_a_judged_training_resumes_with_its_judge(trained: Path, data: Path, tmp_path: Path) -> None:
     plan = "judge_weight = 0.01\ngradient_weight = 0.5\ngain_min_db = -99.0\nassert_after = 1"
+    shape = "unshuffle = 2\nconditioned = true\nvivid = true"
     place = Place(pool_dir=trained, threads=1)
 
     def train(steps: int, out: Path) -> dict[str, Any]:
-        config = load_config(write_config(tmp_path, ("assert_after = 1000", plan), ("steps = 12", f"steps = {steps}")))
+        changes = ("assert_after = 1000", plan), ("steps = 12", f"steps = {steps}"), ("unshuffle = 2", shape)
+        config = load_config(write_config(tmp_path, *changes))
         checkpoint = load_checkpoint(Trainer(config, [data], out, place=place).run())
         assert checkpoint.judge is not None
         weights: dict[str, Any] = checkpoint.judge["net"] | checkpoint.network

@@ -14,7 +14,8 @@ from streamer.errors import UsageError, public_url
 from streamer.sinks import pump
 from streamer.sinks.outputs import Carrier, Output
 
-_DATAGRAM_BYTES = 7 * 188
+_PACKET_BYTES = 188
+_DATAGRAM_BYTES = 7 * _PACKET_BYTES
 _SRT_IN = ("-fflags", "+nobuffer", "-probesize", "50000", "-analyzeduration", "100000", "-fpsprobesize", "0")
 _SRT = ("-v", "error", "-nostats", "-progress", "pipe:2", *_SRT_IN, "-f", "mpegts", "-i", "pipe:0")
 _SRT_OUT = ("-map", "0", "-c", "copy", "-f", "mpegts", "-flush_packets", "1")
@@ -84,7 +85,11 @@ class StandardOutput(_Simple):
 
 
 class Datagrams(_Simple):
-    """MPEG-TS over UDP, seven packets of 188 bytes each time: `udp://HOST:PORT[?ttl=N]`. Never waits for the peer."""
+    """MPEG-TS over UDP: `udp://HOST:PORT[?ttl=N]`. Never waits for the peer.
+
+    A datagram has up to seven packets of 188 bytes. Each write is sent whole: what didn't fill a datagram would
+    otherwise wait for the next frame, and so would the decoder.
+    """
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -101,24 +106,20 @@ class Datagrams(_Simple):
 
     def write(self, content: bytes) -> int:
         whole = self._rest + content
-        end = len(whole) - len(whole) % _DATAGRAM_BYTES
+        end = len(whole) - len(whole) % _PACKET_BYTES
         for start in range(0, end, _DATAGRAM_BYTES):
-            self._send(whole[start : start + _DATAGRAM_BYTES])
+            self._send(whole[start : min(end, start + _DATAGRAM_BYTES)])
         self._rest = whole[end:]
         return len(content)
 
-    def flush(self) -> None:
-        """Sends what doesn't fill a datagram."""
-        if self._rest:
-            self._send(self._rest)
-            self._rest = b""
-
     def close(self) -> None:
         if not self.closed:
-            self.flush()
+            self._send(self._rest)
             self.closed = True
             self._socket.close()
 
     def _send(self, datagram: bytes) -> None:
+        if not datagram:
+            return
         with contextlib.suppress(ConnectionRefusedError):  # nobody listens yet, which is none of UDP's business
             self._socket.sendto(datagram, self._address)

@@ -21,6 +21,7 @@ from streamer.errors import SinkError, UsageError
 from streamer.frame import Frame
 from streamer.pipeline import Pipeline
 from streamer.sinks import make_sink, queued
+from streamer.sinks.carriers import Datagrams
 from streamer.sinks.codecs import EncoderSettings
 from streamer.sinks.lowlatency import live_encoder
 from streamer.sinks.outputs import Carrier, output_for
@@ -110,6 +111,19 @@ class TestProtocols:
         with process(command) as running, Feeder(url):
             assert running.wait(LIMIT_S) == 0
         check_recording(tmp_path / "out.mkv")
+
+    def test_datagrams_hold_whole_packets_and_nothing_waits_for_the_next_frame(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+            peer.bind(("127.0.0.1", 0))
+            peer.settimeout(LIMIT_S)
+            pipe = Datagrams(f"udp://127.0.0.1:{peer.getsockname()[1]}")
+            sent = bytes(range(256)) * 10
+            pipe.write(sent[: 9 * 188 + 5])
+            assert [len(peer.recv(4096)), len(peer.recv(4096))] == [7 * 188, 2 * 188]
+            pipe.write(sent[9 * 188 + 5 : 2000])
+            assert peer.recv(4096) == sent[9 * 188 : 10 * 188]
+            pipe.close()
+            assert peer.recv(4096) == sent[10 * 188 : 2000]
 
     @pytest.mark.slow
     def test_srt(self, tmp_path: Path) -> None:

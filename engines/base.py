@@ -6,6 +6,7 @@ import contextlib
 import re
 import textwrap
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
 Array = NDArray[Any]
@@ -95,6 +96,10 @@ class Engine(ABC):
     """The name of the back end, as in the table of engines."""
     on_gpu: ClassVar[bool] = False
     """Whether it computes on a GPU, whose results nobody but the user can check."""
+    tells: ClassVar[bool] = False
+    """Whether `on_done` is called, and `ready` is of use."""
+    can_move: ClassVar[bool] = False
+    """Whether another thread may `adopt` it."""
 
     def __init__(self, slots: int) -> None:
         if slots < 1:
@@ -107,12 +112,18 @@ class Engine(ABC):
         """Known after `open`, and empty before."""
         self.outputs: tuple[TensorSpec, ...] = ()
         """Known after `open`, and empty before."""
+        self.on_done: Callable[[], None] | None = None
+        """Called after every inference, by a thread of the back end's, so it must be short; set it before `open`."""
+        self.latency_ns = 0
+        """Of the inference that was collected last: from `submit` to its end, or to `collect` where nobody tells."""
         self._owner: threading.Thread | None = None
         self._submitted = 0
         self._buffers: list[SlotBuffers] = []
         self._views: list[dict[str, Array]] = []
         self._free: deque[int] = deque()
         self._flying: dict[Ticket, int] = {}
+        self._started_ns: list[int] = []
+        self._ended_ns: list[int] = []  # 0: under way
 
     @property
     def is_open(self) -> bool:
@@ -166,6 +177,7 @@ class Engine(ABC):
         slot = self._free.popleft()
         for name, buffer in self._buffers[slot].inputs.items():
             np.copyto(buffer, feeds[name])
+        self._started_ns[slot], self._ended_ns[slot] = time.monotonic_ns(), 0
         try:
             self._submit(slot)
         except Exception as error:
@@ -175,6 +187,14 @@ class Engine(ABC):
         self._submitted += 1
         self._flying[ticket] = slot
         return ticket
+
+    def ready(self, ticket: Ticket) -> bool:
+        """Whether `collect` would return at once. An engine that doesn't tell says no until then.
+
+        Raises:
+            EngineError: as `collect`, as far as that shows beforehand.
+        """
+        return self._ended_ns[self._slot_of(ticket)] > 0
 
     def collect(self, ticket: Ticket) -> dict[str, Array]:
         """Wait for one inference and return its outputs.
@@ -187,20 +207,26 @@ class Engine(ABC):
             EngineError: closed, wrong thread, a ticket that is not in flight here, or the
                 inference failed. Even then the slot is free again.
         """
-        self._check_usable("collect from")
-        slot = self._flying.get(ticket)
-        if slot is None:
-            raise EngineError(
-                f"cannot collect ticket {ticket.number} from the {self.name} engine: it was "
-                "collected before, or is not from this opening of this engine"
-            )
+        slot = self._slot_of(ticket)
         try:
             self._collect(slot)
         except Exception as error:
             self._finish(ticket)
             raise self._failure(error) from error
         self._finish(ticket)  # not after an interrupted wait: the slot is still busy then
+        self.latency_ns = (self._ended_ns[slot] or time.monotonic_ns()) - self._started_ns[slot]
         return dict(self._views[slot])
+
+    def adopt(self) -> None:
+        """Make the calling thread the owner of an engine that another one opened and has done with.
+
+        Raises:
+            EngineError: closed, or its device binds it to its thread (see `can_move`).
+        """
+        if self._owner is None or not self.can_move:
+            reason = "it stays on the thread that opened it" if self._owner else "open it first"
+            raise EngineError(f"cannot adopt the {self.name} engine: {reason}")
+        self._owner = threading.current_thread()
 
     def close(self) -> None:
         """Wait for what is in flight, discard it, and release the device.
@@ -255,10 +281,27 @@ class Engine(ABC):
         self.inputs = _specs(first.inputs)
         self.outputs = _specs(first.outputs)
         self._views = [_read_only(buffers.outputs) for buffers in self._buffers]
+        self._started_ns, self._ended_ns = [0] * self.slots, [0] * self.slots
         for slot in range(self.slots):
             self._submit(slot)
             self._collect(slot)
         self._free = deque(range(self.slots))
+
+    def _slot_of(self, ticket: Ticket) -> int:
+        self._check_usable("collect from")
+        slot = self._flying.get(ticket)
+        if slot is None:
+            raise EngineError(
+                f"cannot collect ticket {ticket.number} from the {self.name} engine: it was "
+                "collected before, or is not from this opening of this engine"
+            )
+        return slot
+
+    def _tell(self, slot: int) -> None:
+        """For back ends that know: an inference has ended, well or badly. Any thread."""
+        self._ended_ns[slot] = time.monotonic_ns()
+        if self.on_done is not None:
+            self.on_done()
 
     def _finish(self, ticket: Ticket) -> None:
         self._free.append(self._flying.pop(ticket))
@@ -273,6 +316,7 @@ class Engine(ABC):
             self._close()
         finally:
             self._buffers, self._views = [], []
+            self._started_ns, self._ended_ns, self.latency_ns = [], [], 0
             self.inputs, self.outputs = (), ()
             self._owner = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from .base import Engine, EngineError
@@ -20,6 +21,7 @@ def open_engine(
     slots: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    on_done: Callable[[], None] | None = None,
 ) -> Engine:
     """Open what was asked for, on the calling thread.
 
@@ -28,6 +30,7 @@ def open_engine(
         slots: inferences in flight; by default what suits the engine.
         threads: CPU threads; by default one for each CPU this process may use.
         progress: hears how far it is, if a plan has to be built, and may raise to cancel; then the same is raised here.
+        on_done: see `Engine.on_done`.
 
     Returns:
         The open engine. Use, and close it, on this thread.
@@ -40,6 +43,7 @@ def open_engine(
     row = entry(choose_engine(request.engine).row.name)
     settings = {"progress": progress} if row.builds_plans else {}
     opened = make_engine(row, request, slots=slots, threads=threads, **settings)
+    opened.on_done = on_done
     opened.open()
     return opened
 

@@ -35,8 +35,10 @@ class OpenVINOEngine(CpuEngine):
         inputs = tuple(_spec(name, compiled.input(name)) for name in fixed.inputs)
         outputs = tuple(_spec(name, compiled.output(name)) for name in fixed.outputs)
         slots = [SlotBuffers.allocate(inputs, outputs) for _ in range(self.slots)]
-        for buffers in slots:
+        for slot, buffers in enumerate(slots):
             request = compiled.create_infer_request()
+            if self.on_done is not None:  # only then: it takes Python's lock
+                request.set_callback(self._tell, slot)
             for name, array in (buffers.inputs | buffers.outputs).items():
                 request.set_tensor(name, vendor.Tensor(array, shared_memory=True))
             self._requests.append(request)

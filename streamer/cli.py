@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from streamer.job import Progress, Summary
+    from streamer.job import Summary
+    from streamer.progress import Display
 
 app = typer.Typer(
     help="Enhance video with small neural networks, in real time.",
@@ -65,7 +66,9 @@ class LogLevel(StrEnum):
 
 
 LogLevelOption = Annotated[LogLevel, typer.Option("--log-level", help="How much to say on standard error.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON summary on standard output.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON: one line a second while live, and a summary at the end.")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
 VersionOption = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it and exit.")]
 ModelOption = Annotated[str, typer.Option(help="A model's name, auto, or none (transcode only).")]
@@ -122,7 +125,10 @@ def enhance(
     duration: Annotated[
         float | None, typer.Option(parser=_seconds, metavar="TIME", help=f"Take this much: {_TIME}.")
     ] = None,
-    fps: Annotated[float | None, typer.Option(help="Frame rate of a numbered sequence (25).")] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(help="Frame rate: of a numbered sequence (25), or at most and as a promise, of a live stream."),
+    ] = None,
     live: Annotated[
         bool | None,
         typer.Option(
@@ -134,13 +140,23 @@ def enhance(
         int | None, typer.Option(metavar="N", help="Give up a lost live input after N tries in a row; default: never.")
     ] = None,
     rtsp_transport: Annotated[str, typer.Option(help="How RTSP input comes: tcp or udp.")] = "tcp",
+    governor: Annotated[
+        bool,
+        typer.Option(
+            "--governor/--no-governor",
+            help="Live: lighter networks or interpolation while there is no time for the model; or dropped frames.",
+        ),
+    ] = True,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics there (extra `metrics`).")
+    ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.warning,
 ) -> None:
     """Enhance INPUT into one or several OUTPUTs."""
 
-    def run(on_progress: Callable[[Progress], None]) -> Summary:
+    def run(show: Display) -> Summary:
         import streamer
 
         return streamer.enhance(
@@ -164,8 +180,11 @@ def enhance(
             live=live,
             reconnect_limit=reconnect_limit,
             rtsp_transport=rtsp_transport,
+            governor=governor,
+            metrics=metrics,
             force=force,
-            on_progress=on_progress,
+            on_progress=show,
+            on_stats=show.stats,
         )
 
     _job(run, as_json=as_json, log_level=log_level, to_stderr="-" in outputs)
@@ -180,10 +199,10 @@ def demo(
 ) -> None:
     """Enhance the packaged webcam clip; write the video and a before/after picture."""
 
-    def run(on_progress: Callable[[Progress], None]) -> Summary:
+    def run(show: Display) -> Summary:
         from streamer import demo
 
-        return demo.run(folder, engine=engine, on_progress=on_progress)
+        return demo.run(folder, engine=engine, on_progress=show)
 
     _job(run, as_json=as_json, log_level=log_level)
     if not as_json:
@@ -354,7 +373,7 @@ def main() -> None:
 
 
 def _job(
-    run: Callable[[Callable[[Progress], None]], Summary],
+    run: Callable[[Display], Summary],
     *,
     as_json: bool,
     log_level: LogLevel,
@@ -366,8 +385,8 @@ def _job(
         from streamer.progress import shown_progress
 
         try:
-            with shown_progress(quiet=as_json) as on_progress:
-                summary = run(on_progress)
+            with shown_progress(as_json=as_json, to_stderr=to_stderr) as show:
+                summary = run(show)
         except KeyboardInterrupt as interrupt:
             if hasattr(interrupt, "summary"):
                 _report(interrupt.summary, as_json, to_stderr)
@@ -395,8 +414,12 @@ def _report(summary: Summary, as_json: bool, to_stderr: bool) -> None:
         lost = (
             f"{summary.stats['dropped']} frames dropped, {summary.stand_ins} stood in, {summary.reconnects} reconnects"
         )
+        lost += f", {summary.stats['lagged']} late"
         skipped = "".join(f", {number} skipped by {name}" for name, number in summary.skipped.items() if number)
         typer.echo(f"live: {lost}{skipped}", err=to_stderr)
+        if len(summary.levels) > 1:
+            ways = ", ".join(f"{number} with {level}" for level, number in summary.levels.items())
+            typer.echo(f"governor: {ways}", err=to_stderr)
     for output in summary.outputs:
         typer.echo(f"written: {output}", err=to_stderr)
 

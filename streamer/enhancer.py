@@ -5,21 +5,25 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 import engines
-from onnx_models.cards import ModelCard, verify
+from onnx_models.cards import ModelCard
 from streamer.color import ChromaScaler
 from streamer.errors import EnhanceError, UsageError
-from streamer.frame import MAX_PIXELS, MAX_SIDE_PX, Frame, Plane, VideoFormat
+from streamer.frame import MAX_PIXELS, MAX_SIDE_PX, ColorSpec, Frame, PixelLayout, Plane, VideoFormat
 from streamer.guard import HITS, WINDOW, Guard
+from streamer.ladder import Ladder
 from streamer.level import LevelMeter, Levels
+from streamer.network import Network
 from streamer.pool import PlanePool
 from streamer.runner import Runner
-from streamer.tiling import Tile, plan_tiles
+from streamer.tiling import Tile
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +35,28 @@ MAX_TILE_PX = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Inference:
+    network: Network
     ticket: engines.Ticket
     tile: Tile
+
+    @property
+    def is_done(self) -> bool:
+        return self.network.engine.ready(self.ticket)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A tile of a frame on its way, or a whole frame that was interpolated."""
+
     frame: Frame
     planes: tuple[Plane, ...]
+    inference: _Inference | None
     last: bool
-    """Whether the frame is complete when this tile is pasted."""
+    """Whether the frame is complete with it."""
+
+    @property
+    def is_done(self) -> bool:
+        return self.inference is None or self.inference.is_done
 
 
 class EnhanceStage:
@@ -54,6 +74,11 @@ class EnhanceStage:
     What a GPU gives is looked at by a `Guard`: a damaged frame is replaced by its interpolation, and an engine that
     gives several by another engine. With `at_once` a plan that has to be built is not waited for; see `Runner`. Engines
     change between two frames: none is lost, repeated or overtaken by that.
+
+    `governed` frames are held to a rate, `fps` or the stream's own: where there is no time, lighter networks take over,
+    or interpolation for some or all frames; see `Ladder` and `Governor`.
+
+    With `wake` set (see `streamer.stage.Prompt`), frames are given as soon as they are done.
     """
 
     name = "enhance"
@@ -71,19 +96,31 @@ class EnhanceStage:
         max_tile_px: int = MAX_TILE_PX,
         threads: int | None = None,
         at_once: bool = False,
+        governed: bool = False,
+        fps: Fraction | None = None,
     ) -> None:
         self.card = card
         self.strength = check_strength(strength)
         self.levels: Levels | None = None
         """What the last frame's inferences were told; None before the first, and for models that take no levels."""
+        self.wake: Callable[[], None] | None = None
         self._fixed_level = check_level("level", level, card)
         self._fixed_noise = check_level("noise", noise, card)
         self._meter = LevelMeter()
         self._levels_sum, self._levels_count = np.zeros(2), 0
-        self._max_tile_px = max_tile_px
-        self._runner = Runner(card, engine=engine, device=device, precision=precision, threads=threads, at_once=at_once)
+        settings: dict[str, Any] = {"device": device, "precision": precision, "threads": threads}
+        self._runner = Runner(card, engine=engine, at_once=at_once, **settings)
+        self._main = Network(card, self._runner, max_tile_px)
+
+        def lighter(other: ModelCard) -> Network:
+            """On the engine that the chosen model runs on."""
+            return Network(other, Runner(other, engine=self._runner.name, **settings), max_tile_px)
+
+        self.ladder = Ladder(self._main, lighter, fps) if governed else None
         self._guard = Guard(8, card.scale)
-        self._in_flight: deque[_Inference] = deque()
+        self._in_flight: deque[_Part] = deque()
+        self._probe: _Inference | None = None
+        self._service_ns = 0.0
         self._pool = PlanePool()
 
     @property
@@ -103,9 +140,18 @@ class EnhanceStage:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What was unusual so far, by name: frames replaced, engines swapped and replaced."""
+        """What was unusual so far, by name: frames replaced, engines swapped and replaced, the governor's steps."""
         replaced = {REPLACED_FRAMES: self._guard.replaced} if self._guard.replaced else {}
-        return {**replaced, **self._runner.counts}
+        governed = self.ladder.counts if self.ladder is not None else {}
+        return {**replaced, **self._runner.counts, **governed}
+
+    @property
+    def status(self) -> dict[str, str | int]:
+        """How it stands now; see `streamer.stats.Reading`. Any thread."""
+        found: dict[str, str | int] = {"model": self.card.name, "engine": self.engine_name, "precision": self.precision}
+        if self.ladder is not None:
+            found |= {"level": self.ladder.level, "doing": self.ladder.level_name}
+        return found
 
     @property
     def mean_levels(self) -> Levels | None:
@@ -117,23 +163,17 @@ class EnhanceStage:
         import cv2
 
         cv2.setNumThreads(1)  # chroma is cheap, and the cores belong to the network, decoder and encoder
-        verify(self.card)
         scale = self.card.scale
         self._output_format = replace(format, width=format.width * scale, height=format.height * scale)
         _check_output(self._output_format)
-        self._plan = plan_tiles(
-            format.width,
-            format.height,
-            halo=self.card.halo_px,
-            multiple_of=self.card.multiple_of,
-            max_px=self._max_tile_px,
-        )
-        if len(self._plan.tiles) > 1:
-            log.info("frames go through the engine in %d tiles", len(self._plan.tiles))
         self._chroma = ChromaScaler(format.layout, format.color, scale)
+        self._luma = ChromaScaler(PixelLayout(format.layout.bits, planes=1), ColorSpec(), scale)
         self._guard = Guard(format.layout.bits, scale)
-        self._runner.open(self._plan, format.layout.bits)
-        self._conditioned = any(spec.name == "level" for spec in self._runner.engine.inputs)
+        self._main.open(format, self.wake)
+        if len(self._main.tiles) > 1:
+            log.info("frames go through the engine in %d tiles", len(self._main.tiles))
+        if self.ladder is not None:
+            self.ladder.open(format, self.wake)
         self._meter.reset()
         return self._output_format
 
@@ -142,26 +182,35 @@ class EnhanceStage:
             yield from self.flush()
             self._runner.swap()
             self._guard.reset()
-        engine = self._runner.engine
-        tiles = self._plan.tiles
+            if self.ladder is not None:
+                self.ladder.restart()
+        network = self._main if self.ladder is None else self.ladder.choose(frame)
         planes = self._pool.planes(frame.format.layout, self._output_format.width, self._output_format.height)
-        controls = {"strength": np.array([self.strength], np.float32)}
-        if self._conditioned:
-            levels = self._levels_for(frame)
-            controls |= {"level": np.array([levels.level], np.float32), "noise": np.array([levels.noise], np.float32)}
-        for tile in tiles:
-            if len(self._in_flight) == engine.slots:
-                yield from self._collect()
-            luma = self._plan.cut(frame.planes[0], tile)[None, None]
-            ticket = engine.submit({"luma": luma, **controls})
-            self._in_flight.append(_Inference(ticket, tile, frame, planes, last=tile is tiles[-1]))
+        if network is not None:
+            yield from self._infer(network, frame, planes)
         # While the network works, this thread is free for chroma.
         for source, target in zip(frame.planes[1:], planes[1:], strict=True):
             self._chroma.resample(source, target)
+        if network is None:
+            self._luma.resample(frame.planes[0], planes[0])
+            self._in_flight.append(_Part(frame, planes, None, last=True))
+            self._start_probe(frame)
+        if self.wake is not None:
+            yield from self._done()
+            self._wake_unless_told()
+        elif network is None:
+            yield from self.flush()
+
+    def ready(self) -> Iterator[Frame]:
+        """Gives the frames that are done. For an engine that doesn't tell when they are, waits for the oldest one."""
+        yield from self._done()
+        if self._wake_unless_told():
+            yield from self._collect()
 
     def flush(self) -> Iterator[Frame]:
         while self._in_flight:
             yield from self._collect()
+        self._end_probe(must=True)
 
     def reset(self) -> None:
         """Forgets how degraded the stream was; every frame is enhanced by itself."""
@@ -169,7 +218,10 @@ class EnhanceStage:
 
     def close(self) -> None:
         self._in_flight.clear()
-        self._runner.close()
+        self._probe = None
+        if self.ladder is not None:
+            self.ladder.close()
+        self._main.close()
 
     def _levels_for(self, frame: Frame) -> Levels:
         """One pair for all tiles of a frame."""
@@ -185,18 +237,76 @@ class EnhanceStage:
         self._levels_count += 1
         return self.levels
 
+    def _infer(self, network: Network, frame: Frame, planes: tuple[Plane, ...]) -> Iterator[Frame]:
+        """Submits all tiles of a frame; gives frames that must be collected to make room."""
+        self._end_probe(must=True)
+        controls = self._controls(network, frame)
+        for tile in network.tiles:
+            while network.is_full:
+                yield from self._collect()
+            inference = _Inference(network, network.submit(frame.planes[0], tile, controls), tile)
+            self._in_flight.append(_Part(frame, planes, inference, last=tile is network.tiles[-1]))
+
+    def _controls(self, network: Network, frame: Frame) -> dict[str, Any]:
+        controls = {"strength": np.array([self.strength], np.float32)}
+        if network.conditioned:
+            levels = self._levels_for(frame)
+            controls |= {"level": np.array([levels.level], np.float32), "noise": np.array([levels.noise], np.float32)}
+        return controls
+
+    def _done(self) -> Iterator[Frame]:
+        self._end_probe(must=False)
+        while self._in_flight and self._in_flight[0].is_done:
+            yield from self._collect()
+
+    def _wake_unless_told(self) -> bool:
+        """Asks for `ready` to be called again where no engine will; whether it did."""
+        oldest = self._in_flight[0].inference if self._in_flight else None
+        if self.wake is None or oldest is None or oldest.network.engine.tells:
+            return False
+        self.wake()
+        return True
+
     def _collect(self) -> Iterator[Frame]:
-        engine, oldest = self._runner.engine, self._in_flight.popleft()
-        enhanced = engine.collect(oldest.ticket)["enhanced"][0, 0]
-        with np.errstate(invalid="ignore"):  # what is not a number becomes anything, and the guard sees that
-            self._plan.paste(enhanced, oldest.tile, self.card.scale, oldest.planes[0])
-        if not oldest.last:
+        part = self._in_flight.popleft()
+        frame, planes, inference = part.frame, part.planes, part.inference
+        if inference is not None:
+            with np.errstate(invalid="ignore"):  # what is not a number becomes anything, and the guard sees that
+                self._service_ns += inference.network.collect(inference.ticket, inference.tile, planes[0])
+        if not part.last:
             return
-        if engine.on_gpu and self._guard.inspect(oldest.frame.planes[0], oldest.planes[0]):
-            self._runner.distrust(f"gave {HITS} damaged pictures among {WINDOW}")
-        for plane in oldest.planes:
+        if inference is not None:
+            self._look_at(inference.network, frame, planes)
+        for plane in planes:
             plane.flags.writeable = False
-        yield replace(oldest.frame, planes=oldest.planes, format=self._output_format)
+        if self.ladder is not None:
+            self.ladder.left(frame)
+        yield replace(frame, planes=planes, format=self._output_format)
+
+    def _look_at(self, network: Network, frame: Frame, planes: tuple[Plane, ...]) -> None:
+        """A frame came out of a network: how long that took, and whether it is a picture."""
+        service_ns, self._service_ns = self._service_ns, 0.0
+        if self.ladder is not None:
+            self.ladder.inferred(network, service_ns)
+        if network.engine.on_gpu and self._guard.inspect(frame.planes[0], planes[0]):
+            self._runner.distrust(f"gave {HITS} damaged pictures among {WINDOW}")
+
+    def _start_probe(self, frame: Frame) -> None:
+        """Tries one tile when it is time, to see how long a frame would take."""
+        network = self.ladder.probe() if self.ladder is not None and self._probe is None else None
+        if network is not None and not network.is_full:
+            tile = network.tiles[0]
+            ticket = network.submit(frame.planes[0], tile, self._controls(network, frame))
+            self._probe = _Inference(network, ticket, tile)
+
+    def _end_probe(self, *, must: bool) -> None:
+        probe = self._probe
+        if probe is None or not (must or probe.is_done or not probe.network.engine.tells):
+            return
+        self._probe = None
+        service_ns = probe.network.collect(probe.ticket, probe.tile, None) * len(probe.network.tiles)
+        if self.ladder is not None:
+            self.ladder.inferred(probe.network, service_ns)
 
 
 def check_strength(strength: float) -> float:

@@ -6,7 +6,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from onnx_models.cards import ModelCard, list_cards
 from streamer.enhancer import EnhanceStage, check_level, check_strength
 from streamer.errors import SourceError, UsageError, public_url
 from streamer.frame import Frame
+from streamer.metrics import MetricsServer
+from streamer.observer import Observer, OnStats
 from streamer.pipeline import Pipeline
 from streamer.sinks import make_sink
 from streamer.sinks.codecs import EncoderSettings
@@ -86,6 +89,8 @@ class Summary:
     """Whether frames came in real time, and could be dropped."""
     reconnects: int = 0
     """How often the input was lost and found again."""
+    levels: dict[str, int] = field(default_factory=dict)
+    """Frames by what the governor let be done to them; empty without one."""
     stand_ins: int = 0
     """Frames that stood in for the input's while it had nothing."""
     skipped: dict[str, int] = field(default_factory=dict)
@@ -120,8 +125,11 @@ def enhance(
     live: bool | None = None,
     reconnect_limit: int | None = None,
     rtsp_transport: str = "tcp",
+    governor: bool = True,
+    metrics: str | None = None,
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    on_stats: OnStats | None = None,
 ) -> Summary:
     """Enhances a file, image, numbered sequence, camera or network stream into one or several outputs.
 
@@ -132,8 +140,12 @@ def enhance(
     and processor allow it); `start` and `duration` are seconds, `fps` is the frame rate of a numbered sequence.
     `live` says whether frames come in real time and may be dropped when there is no time for them (None: for cameras
     and network streams, and for anything that goes to a network peer); `reconnect_limit` is how many tries in a row may
-    fail when a live input is lost (None: for ever); `rtsp_transport` is "tcp" or "udp". `on_progress` is called after
-    every frame on the pipeline's deliver thread. On KeyboardInterrupt the outputs are finished with the frames so far;
+    fail when a live input is lost (None: for ever); `rtsp_transport` is "tcp" or "udp". A live stream is held to the
+    rate `fps`, by default the input's: what comes faster is left out, and while there is no time for the model, the
+    `governor` lets lighter ones or interpolation take its place (without it, frames are dropped). `metrics` is a
+    HOST:PORT where Prometheus finds figures. `on_stats` is called once a second while a live stream runs, on a thread
+    of its own, with an event as `streamer.observer.Observer` describes it; `on_progress` is called after every frame on
+    the pipeline's deliver thread. On KeyboardInterrupt the outputs are finished with the frames so far;
     the summary is then the exception's `summary` attribute. Raises StreamerError (UsageError for bad arguments),
     CardError or EngineError; then no output is left behind, but if the input fails on the way, the outputs are finished
     with the frames before.
@@ -146,11 +158,12 @@ def enhance(
     settings = EncoderSettings(codec, crf, preset, pix_fmt)
     if live is None:
         live = is_live(source_name) or any(is_real_time(name) for name in names)
+    held_to = _exact("fps", fps)
     source = make_source(
         source_name,
         start=_exact("start", start),
         duration=_exact("duration", duration),
-        rate=_exact("fps", fps),
+        rate=held_to,
         live=live,
         reconnect_limit=reconnect_limit,
         rtsp_transport=rtsp_transport,
@@ -170,15 +183,18 @@ def enhance(
             noise=fixed_noise,
             precision=precision,
             at_once=source.live,
+            governed=source.live and governor,
+            fps=held_to,
         )
         stages.append(stage)
     sinks = [make_sink(name, settings, force=force, live=live, is_only=len(names) == 1) for name in names]
     run = _Run(source, on_progress)
     # Files first: they are finished before a live output that fails in the end can discard them.
     in_order = sorted(sinks, key=lambda sink: isinstance(sink, QueuedSink))
-    pipeline = Pipeline(source, stages, in_order, on_frame=run.on_frame)
+    pipeline = Pipeline(source, stages, in_order, on_frame=run.on_frame, fps=held_to)
     try:
-        interrupt = _wait(pipeline)
+        with _watched(pipeline, public_url(source_name), metrics, on_stats if source.live else None):
+            interrupt = _wait(pipeline)
     except SourceError:
         if run.frames:
             finished = ", ".join(public_url(name) for name in names)
@@ -194,6 +210,17 @@ def enhance(
         interrupt.summary = summary  # type: ignore[attr-defined]  # the caller may want to report what is there
         raise interrupt
     return summary
+
+
+@contextmanager
+def _watched(pipeline: Pipeline, name: str, metrics: str | None, on_stats: OnStats | None) -> Iterator[None]:
+    """Shows a pipeline to whoever wants to see it, while the block lasts. Raises UsageError."""
+    with ExitStack() as watchers:
+        if metrics is not None:
+            watchers.enter_context(MetricsServer(metrics)).watch(name, pipeline)
+        if on_stats is not None:
+            watchers.enter_context(Observer(pipeline, on_stats))
+        yield
 
 
 def _exact(option: str, value: float | None) -> Fraction | None:
@@ -328,6 +355,7 @@ class _Run:
             precision=stage.precision if stage else "",
             level=None if levels is None else round(levels.level, 3),
             noise=None if levels is None else round(levels.noise, 3),
+            levels=dict(stage.ladder.frames) if stage is not None and stage.ladder is not None else {},
             reconnects=self._source.counts.get("reconnects", 0),
             stand_ins=self._source.counts.get("stand-in frames", 0),
             interrupted=interrupted,

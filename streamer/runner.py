@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import engines
@@ -53,6 +54,7 @@ class Runner:
         self._device, self._threads = device, threads
         self._at_once = at_once
         self._request: engines.EngineRequest | None = None
+        self._on_done: Callable[[], None] | None = None
         self._options: list[engines.EngineOption] = []
         self._option: engines.EngineOption | None = None
         self._engine: engines.Engine | None = None
@@ -67,12 +69,14 @@ class Runner:
         assert self._engine is not None
         return self._engine
 
-    def open(self, plan: TilePlan, bits: int) -> None:
+    def open(self, plan: TilePlan, bits: int, on_done: Callable[[], None] | None = None) -> None:
         """Opens an engine for the tiles of `plan`, `bits` a sample. Raises EngineError if none can be opened.
 
-        For "auto", an engine on a GPU that can't be opened is passed over with a warning.
+        For "auto", an engine on a GPU that can't be opened is passed over with a warning. `on_done` is for all engines
+        that will be opened; see `engines.Engine.on_done`.
         """
         self._request = engines.EngineRequest(self._card.path, plan.tile_width, plan.tile_height, bits)
+        self._on_done = on_done
         self._distrusted = ""
         self._options = list(engines.engine_options(self._asked, self._precision))
         self._wants_gpu = self._options[0].on_gpu
@@ -128,7 +132,7 @@ class Runner:
         return self._open(self._options[0]), self._options[0]
 
     def _open(self, option: engines.EngineOption) -> engines.Engine:
-        return engines.open_engine(self._request_for(option), threads=self._threads)
+        return engines.open_engine(self._request_for(option), threads=self._threads, on_done=self._on_done)
 
     def _is_ready(self, option: engines.EngineOption) -> bool:
         return not option.builds_plans or engines.plan_is_ready(self._request_for(option))

@@ -16,17 +16,18 @@ MAX_FUNCTION_LINES = 60
 
 LEVELS = (
     {"errors", "notes", "backoff", "child", "query"},
-    {"frame", "clock", "channel", "stats"},
+    {"frame", "clock", "channel", "stats", "governor"},
     {"pool", "color", "stage", "tiling", "level", "level_weights", "timeline", "detached"},
-    {"convert", "guard", "runner"},
+    {"convert", "guard", "runner", "network", "ladder"},
     {"sources", "sinks", "enhancer"},
     {"pipeline"},
+    {"observer", "metrics"},
     {"job", "image", "progress", "compare", "flicker", "vmaf", "doctor", "demo", "plans"},
     {"cli", "__main__"},
 )
 """Rooms of `streamer`, lowest first: a module imports only from its own level or below."""
 
-HEAVY = {"av", "cv2", "numpy", "openvino", "onnxruntime", "onnx", "torch", "typer", "rich"}
+HEAVY = {"av", "cv2", "numpy", "openvino", "onnxruntime", "onnx", "prometheus_client", "torch", "typer", "rich"}
 
 
 def modules(package: str) -> list[Path]:

@@ -10,6 +10,9 @@ from types import MappingProxyType
 
 import pytest
 
+import engines
+from onnx_models.cards import load_card
+from streamer.enhancer import EnhanceStage
 from streamer.errors import SinkError, SourceError
 from streamer.frame import Frame, VideoFormat
 from streamer.pipeline import CHANNEL_FRAMES, Pipeline
@@ -256,3 +259,35 @@ def test_stopping_twice_and_late_is_harmless() -> None:
     pipeline.stop()
     pipeline.cancel()
     pipeline.wait()
+
+
+class OneByOne(Numbers):
+    """A live source that gives a frame only when the one before was delivered."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count, live=True)
+        self.delivered = threading.Semaphore(1)
+
+    def read(self) -> Frame | None:
+        assert self.delivered.acquire(timeout=LIMIT_S), "a frame waits for the next one"
+        return super().read()
+
+
+@pytest.mark.parametrize("engine", [row.name for row in engines.available_engines() if row.usable])
+def test_a_live_frame_leaves_before_the_next_one_comes(engine: str) -> None:
+    source, sink = OneByOne(5), Collector()
+    stage = EnhanceStage(load_card("upscale-x2-nano"), engine=engine)
+    with Pipeline(source, [stage], [sink], on_frame=lambda frame: source.delivered.release()) as pipeline:
+        pass
+    assert [frame.index for frame in sink.frames] == list(range(5))
+    assert pipeline.stats.dropped == 0
+    enhance = pipeline.stats.stages["enhance"]
+    assert enhance.frames_in == enhance.frames_out == 5
+
+
+def test_a_recorded_frame_may_wait_for_the_next_one() -> None:
+    """Nobody asks for promptness there, and waking up costs time."""
+    stage = EnhanceStage(load_card("upscale-x2-nano"))
+    with Pipeline(Numbers(3), [stage], [Collector()]):
+        pass
+    assert stage.wake is None

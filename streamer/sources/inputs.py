@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from streamer.query import with_defaults
 
 _FAST_PROBE = {"analyzeduration": "200000", "fpsprobesize": "0"}
 _CAMERA = re.compile(r"camera:(?P<device>[^,@]+)(?:,(?P<size>\d+x\d+))?(?:@(?P<rate>\d+(?:/\d+)?))?")
+SEQUENCE = re.compile(r"%0?\d*d")
 _TRANSPORTS = ("tcp", "udp")
 
 
@@ -40,6 +42,12 @@ def is_live(url: str) -> bool:
     if scheme in ("http", "https"):
         return urlsplit(url).path.lower().endswith((".m3u8", ".mjpg", ".mjpeg"))
     return scheme in ("camera", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "tcp") or url.startswith("/dev/video")
+
+
+def is_sequence(url: str) -> bool:
+    """Whether `url` is the pattern of a numbered sequence of pictures, such as frames/%05d.png."""
+    target = os.path.abspath(url)
+    return "://" not in url and bool(SEQUENCE.search(os.path.basename(target))) and not os.path.isfile(target)
 
 
 def input_for(url: str, rtsp_transport: str = "tcp") -> Input:

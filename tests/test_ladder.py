@@ -1,0 +1,244 @@
+"""The ladder in the enhance stage: which network a frame gets, that none is lost or repeated, and what is opened."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+import engines
+from onnx_models.cards import load_card
+from streamer.enhancer import EnhanceStage
+from streamer.frame import Frame, VideoFormat
+from streamer.governor import Change, Governor
+from streamer.ladder import LATE_INTERVALS, STEPS_DOWN, STEPS_UP, interval_ns, lighter_cards
+from tests.clips import make_frame
+
+WIDTH, HEIGHT = 48, 32
+LIMIT_S = 20
+SMALL, NANO, HALF, NONE = range(4)
+ENGINES = [row.name for row in engines.available_engines() if row.usable]
+
+
+class Script(Governor):
+    """Decides by the number of the frame that has left, whatever it is told."""
+
+    plan: Mapping[int, int]
+
+    def decide(self, now_ns: int) -> Change | None:
+        self.left = getattr(self, "left", 0) + 1
+        after = self.plan.get(self.left)
+        if after is None:
+            return None
+        change = Change(self.level, after, "the script says so")
+        self.level = after
+        return change
+
+
+def numbered(number: int) -> Frame:
+    frame = make_frame(width=WIDTH, height=HEIGHT)
+    luma = np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH), np.uint8)
+    return replace(frame, planes=(luma, *frame.planes[1:]), index=number, pts=number)
+
+
+def governed(engine: str = "auto", model: str = "upscale-x2-small", max_tile_px: int = 1 << 20) -> EnhanceStage:
+    return EnhanceStage(load_card(model), engine=engine, level=0.3, noise=0.1, governed=True, max_tile_px=max_tile_px)
+
+
+def begun(stage: EnhanceStage, plan: Mapping[int, int]) -> EnhanceStage:
+    """Opened, with its lighter networks, and the script in the governor's place."""
+    stage.open(numbered(0).format)
+    ladder = stage.ladder
+    assert ladder is not None
+    assert ladder._opener is not None
+    ladder._opener.join()
+    ladder._begin()
+    assert ladder.governor is not None
+    script = Script(ladder.governor.levels, ladder.governor.budget_ns)
+    script.plan = plan
+    ladder.governor = script
+    return stage
+
+
+def finished(stage: EnhanceStage, count: int) -> list[Frame]:
+    try:
+        return [out for number in range(count) for out in stage.process(numbered(number))] + list(stage.flush())
+    finally:
+        stage.close()
+
+
+@pytest.fixture(scope="module")
+def references() -> dict[str, list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]]:
+    """What the networks make of every frame, and the interpolation."""
+    made = {}
+    for name, strength in (("small", 1.0), ("nano", 1.0), ("none", 0.0)):
+        model = "upscale-x2-nano" if name == "none" else f"upscale-x2-{name}"
+        stage = EnhanceStage(load_card(model), level=0.3, noise=0.1, strength=strength)
+        stage.open(numbered(0).format)
+        made[name] = [frame.planes[0] for frame in finished(stage, 40)]
+    return made
+
+
+def way_of(frame: Frame, references: Mapping[str, list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]]) -> str:
+    """Which reference this frame is."""
+    errors = {
+        name: float(np.abs(frame.planes[0].astype(int) - planes[frame.index]).mean())
+        for name, planes in references.items()
+    }
+    best = min(errors, key=lambda name: errors[name])
+    assert errors[best] < 1.0, errors
+    assert sorted(errors.values())[1] > 2 * errors[best]
+    return best
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+@pytest.mark.parametrize("max_tile_px", [1 << 20, 900])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_frame_is_lost_or_repeated_when_levels_change(
+    engine: str,
+    max_tile_px: int,
+    prompt: bool,
+    references: Mapping[str, list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stage = governed(engine, max_tile_px=max_tile_px)
+    if prompt:
+        stage.wake = lambda: None
+    begun(stage, {5: NANO, 10: HALF, 18: NONE, 24: NANO, 28: SMALL})
+    results = finished(stage, 40)
+    assert [frame.index for frame in results] == list(range(40))
+    assert not any(plane.flags.writeable for frame in results for plane in frame.planes)
+    ways = [way_of(frame, references) for frame in results]
+    assert ways[:5] == ["small"] * 5
+    assert ways[35:] == ["small"] * 5
+    assert set(ways[9:10]) == {"nano"}
+    assert ways[15:18] in (["nano", "none", "nano"], ["none", "nano", "none"])
+    assert ways[23] == "none"
+    assert stage.counts == {STEPS_DOWN: 3, STEPS_UP: 2}
+    assert "upscale-x2-nano instead of upscale-x2-small: the script says so" in caplog.text
+    assert stage.ladder is not None
+    assert sum(stage.ladder.frames.values()) == 40
+    assert set(stage.ladder.frames) == {
+        "upscale-x2-small", "upscale-x2-nano", "upscale-x2-nano on every 2nd frame", "interpolation",
+    }  # fmt: skip
+
+
+def test_an_interpolated_frame_doesnt_wait_for_the_probe() -> None:
+    """Four times a second one frame goes through the network, too, to see how long that takes."""
+    stage = governed()
+    told = threading.Semaphore(0)
+    stage.wake = lambda: told.release()
+    begun(stage, {1: NONE})
+    ladder = stage.ladder
+    assert ladder is not None
+    assert isinstance(ladder.governor, Governor)
+    now_ns = 10**9
+    ladder._clock = lambda: now_ns
+    list(stage.process(numbered(0)))
+    list(stage.flush())
+    units: list[float] = []
+
+    def inference(now_ns: int, service_ns: float, cost: float) -> None:
+        units.append(service_ns / cost)
+
+    ladder.governor.inference = inference  # type: ignore[method-assign]
+    for number in range(1, 11):
+        (out,) = stage.process(numbered(number))
+        assert out.index == number
+        now_ns += 10**8
+        while stage._probe is not None and not stage._probe.is_done:
+            assert told.acquire(timeout=LIMIT_S)
+    list(stage.flush())
+    stage.close()
+    assert len(units) == 4
+    assert all(unit > 0 for unit in units)
+
+
+def test_the_governor_hears_of_lost_and_late_frames() -> None:
+    stage = governed(model="upscale-x2-nano")
+    begun(stage, {})
+    ladder = stage.ladder
+    assert ladder is not None
+    assert ladder.governor is not None
+    heard: list[tuple[int, bool]] = []
+
+    def frame(now_ns: int, missed: int = 0, *, late: bool = False) -> None:
+        heard.append((missed, late))
+
+    ladder.governor.frame = frame  # type: ignore[method-assign]
+    budget_ns = interval_ns(numbered(0).format)
+    ladder._clock = lambda: 10 * budget_ns
+    for index, age in ((0, 1), (1, LATE_INTERVALS), (4, 1), (5, 1)):
+        list(stage.process(replace(numbered(index), captured_ns=(10 - age) * budget_ns)))
+        list(stage.flush())
+    stage.close()
+    assert heard == [(0, False), (0, True), (2, False), (0, False)]
+
+
+def test_what_is_lighter() -> None:
+    assert [card.name for card in lighter_cards(load_card("upscale-x2-medium"))] == [
+        "upscale-x2-small",
+        "upscale-x2-nano",
+    ]
+    assert [card.name for card in lighter_cards(load_card("upscale-x2-medium-clean"))] == [
+        "upscale-x2-small-clean",
+        "upscale-x2-nano-clean",
+    ]
+    assert lighter_cards(load_card("upscale-x2-nano")) == []
+
+
+def test_the_rate_that_is_promised() -> None:
+    format = VideoFormat(64, 48, "yuv420p", rate=Fraction(30000, 1001))
+    assert interval_ns(format) == 33_366_666
+    assert interval_ns(format, Fraction(10)) == 100_000_000
+    assert interval_ns(replace(format, rate=None)) == 40_000_000
+
+
+def test_a_network_that_doesnt_open_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = engines.open_engine
+    nano = load_card("upscale-x2-nano").path
+
+    def failing(request: engines.EngineRequest, **settings: Any) -> engines.Engine:
+        if request.model == nano:
+            raise engines.EngineError("no memory")
+        return opened(request, **settings)
+
+    monkeypatch.setattr(engines, "open_engine", failing)
+    stage = begun(governed(), {})
+    assert stage.ladder is not None
+    assert stage.ladder.governor is not None
+    assert [level.name for level in stage.ladder.governor.levels] == [
+        "upscale-x2-small",
+        "upscale-x2-small on every 2nd frame",
+        "interpolation",
+    ]
+    assert len(finished(stage, 3)) == 3
+    assert "the governor goes without upscale-x2-nano: no memory" in caplog.text
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_closing_at_any_time_leaves_nothing(waits: bool) -> None:
+    """Also while the lighter networks are still being opened; the suite's own check looks for threads."""
+    stage = governed()
+    stage.open(numbered(0).format)
+    assert stage.ladder is not None
+    if waits:
+        assert stage.ladder._opener is not None
+        stage.ladder._opener.join()
+    stage.close()
+    stage.close()
+    assert stage.ladder._lighter == []
+
+
+@pytest.fixture(autouse=True)
+def _hear_warnings(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with caplog.at_level(logging.WARNING):
+        yield

@@ -5,7 +5,7 @@ engine loads its own when it is opened.
 """
 
 from .background import PlanBuild
-from .base import Array, Engine, EngineError, OutOfMemoryError, SlotBuffers, TensorSpec, Ticket
+from .base import Array, Engine, EngineError, InferenceError, OutOfMemoryError, SlotBuffers, TensorSpec, Ticket
 from .chroma import ChromaFilter
 from .onnxruntime import OnnxRuntimeEngine
 from .onnxruntime_cuda import OnnxRuntimeCudaEngine
@@ -35,6 +35,7 @@ __all__ = [
     "EngineOption",
     "EngineRequest",
     "EngineRow",
+    "InferenceError",
     "OnnxRuntimeCudaEngine",
     "OnnxRuntimeEngine",
     "OnnxRuntimeTensorRTEngine",

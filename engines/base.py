@@ -7,6 +7,7 @@ import re
 import textwrap
 import threading
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ class EngineError(RuntimeError):
 
     The message says what was tried, on what, why it failed and what to do.
     """
+
+
+class InferenceError(EngineError):
+    """An inference could not be started, or failed; the engine may be of no use any more."""
 
 
 class OutOfMemoryError(EngineError):
@@ -166,6 +171,7 @@ class Engine(ABC):
                 soon as this returns.
 
         Raises:
+            InferenceError: the device or its library refused.
             EngineError: closed, wrong thread, no free slot, or feeds that don't fit.
         """
         self._check_usable("submit to")
@@ -204,8 +210,8 @@ class Engine(ABC):
             until the next `submit` or `close`. Copy them to keep them.
 
         Raises:
-            EngineError: closed, wrong thread, a ticket that is not in flight here, or the
-                inference failed. Even then the slot is free again.
+            InferenceError: the inference failed. The slot is free again.
+            EngineError: closed, wrong thread, or a ticket that is not in flight here.
         """
         slot = self._slot_of(ticket)
         try:
@@ -320,8 +326,9 @@ class Engine(ABC):
             self.inputs, self.outputs = (), ()
             self._owner = None
 
-    def _failure(self, error: Exception) -> EngineError:
-        return EngineError(
+    def _failure(self, error: Exception) -> InferenceError:
+        traceback.clear_frames(error.__traceback__)  # what they hold may belong to a device that is given up now
+        return InferenceError(
             f"the {self.name} engine failed while running {self._subject()}: "
             f"{vendor_reason(error)}; the next frame may be tried, or another engine"
         )

@@ -324,7 +324,10 @@ def engines_build(
     largest: Annotated[
         str | None, typer.Option("--max", metavar="WxH", help="... up to this one; best at --size.")
     ] = None,
-    bits: Annotated[int, typer.Option(help="Of the input's pixels, 8 to 16.")] = 8,
+    pix_fmt: Annotated[str, typer.Option(help="Of the input's frames.")] = "yuv420p",
+    siting: Annotated[
+        str, typer.Option(help="Where its chroma lies: left (usual), center (JPEG), topleft (HDR) ...")
+    ] = "left",
     engine: Annotated[str, typer.Option(help="auto, tensorrt or tensorrt-rtx.")] = "auto",
     device: Annotated[int, typer.Option(help="Which GPU, where there are several.")] = 0,
     precision: Annotated[str, typer.Option(help="f16, f32, or auto: f16.")] = "auto",
@@ -342,7 +345,8 @@ def engines_build(
             size,
             smallest=smallest,
             largest=largest,
-            bits=bits,
+            pix_fmt=pix_fmt,
+            siting=siting,
             engine=engine,
             device=device,
             precision=precision,
@@ -399,6 +403,9 @@ def _job(
 def _report(summary: Summary, as_json: bool, to_stderr: bool) -> None:
     if as_json:
         typer.echo(json.dumps(summary.as_dict()), err=to_stderr)
+        return
+    if summary.interrupted and not summary.frames:
+        typer.echo("interrupted before the first frame", err=to_stderr)
         return
     how = "interrupted after" if summary.interrupted else "enhanced" if summary.model != "none" else "copied"
     frames = "1 frame" if summary.frames == 1 else f"{summary.frames} frames"

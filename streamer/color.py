@@ -28,6 +28,8 @@ _SITING = {
 }
 """Position of a 4:2:0 chroma sample inside its 2 x 2 luma block, (x, y) in luma samples from the top-left luma sample
 (H.273, clause 8.7)."""
+SITINGS = tuple(_SITING)
+"""Names of them, as in `ColorSpec.chroma_location`."""
 
 
 def siting_of(color: ColorSpec) -> tuple[float, float]:
@@ -91,6 +93,9 @@ class ChromaScaler:
         """Fills `into` ([about scale·h, about scale·w], cropped for odd luma sizes) from `plane` [h, w]; same dtype."""
         import cv2
 
+        if self._scale == 1:  # a sample stays where it is
+            np.minimum(plane, self._peak, out=into) if self._deep else np.copyto(into, plane)
+            return
         lines, tall, phases = self._buffers(plane)
         for phase, (taps, anchor) in enumerate(self._vertical):
             cv2.filter2D(plane, -1, taps[:, None], lines, (0, anchor), borderType=cv2.BORDER_REPLICATE)

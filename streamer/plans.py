@@ -8,12 +8,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import engines
 from onnx_models.cards import ModelCard, load_card, verify
+from streamer.color import SITINGS
 from streamer.errors import UsageError
-from streamer.frame import MAX_PIXELS
-from streamer.tiling import plan_tiles
+from streamer.fitting import Fitter
+from streamer.frame import ColorSpec, VideoFormat, layout_of
 
 _SIZE = re.compile(r"(\d+)x(\d+)")
 _LEVELS = range(6)
@@ -27,7 +29,8 @@ def build(
     *,
     smallest: str | None = None,
     largest: str | None = None,
-    bits: int = 8,
+    pix_fmt: str = "yuv420p",
+    siting: str = "left",
     engine: str = "auto",
     device: int = 0,
     precision: str = "auto",
@@ -36,8 +39,9 @@ def build(
 ) -> str:
     """Builds the plan that a job with this model would use for frames of this size, and shows how far it is.
 
-    With `smallest` or `largest`, one plan for all sizes between them, which is fastest at `size`. `islands` is how much
-    of a float16 network stays in float32, see `engines.EngineRequest`.
+    With `smallest` or `largest`, one plan for all sizes between them, which is fastest at `size`. `pix_fmt`, and
+    `siting` as in `ColorSpec.chroma_location`, are the frames'; a plan is for one of each. `islands` is how much of a
+    float16 network stays in float32, see `engines.EngineRequest`.
 
     Runs on a thread of its own, so that an interrupt is noticed here while the library builds; it stops then at its
     next step, and nothing is kept.
@@ -56,10 +60,16 @@ def build(
     for axis in (0, 1):
         if not sizes[0][axis] <= sizes[1][axis] <= sizes[2][axis]:
             raise UsageError(f"--size {size} is not between {smallest or size} and {largest or size}: widen the range")
+    if layout_of(pix_fmt) is None or siting not in SITINGS:
+        raise UsageError(
+            f"no plan is for {pix_fmt} with chroma at {siting}: use a planar format, such as yuv420p or yuv420p10le, "
+            f"and one of {', '.join(SITINGS)}"
+        )
     card = load_card(model)
     verify(card)
-    low, (width, height), high = (_padded(card, each) for each in sizes)
-    request = engines.EngineRequest(card.path, width, height, bits, engine, device, precision, islands)
+    requests = [_request(card, VideoFormat(*each, pix_fmt, ColorSpec(chroma_location=siting))) for each in sizes]
+    low, high = ((request.width, request.height) for request in (requests[0], requests[2]))
+    request = replace(requests[1], engine=engine, device=device, precision=precision, islands=islands)
 
     def work(progress: Callable[[str, int, int], None]) -> engines.EngineRow:
         return engines.build_engine(request, smallest=low, largest=high, level=level, progress=progress)
@@ -89,10 +99,9 @@ def clear() -> str:
     return f"freed {cache.clear() / _MIB:.1f} MiB in {cache.folder}"
 
 
-def _padded(card: ModelCard, size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) of what the network is given for whole frames of this size."""
-    one = plan_tiles(*size, halo=card.halo_px, multiple_of=card.multiple_of, max_px=MAX_PIXELS)
-    return one.tile_width, one.tile_height
+def _request(card: ModelCard, format: VideoFormat) -> engines.EngineRequest:
+    """What a job asks an engine for that builds plans."""
+    return Fitter(card, format).fit(engines.EngineOption("", "auto", on_gpu=True, builds_plans=True)).request
 
 
 def _parsed(size: str) -> tuple[int, int]:

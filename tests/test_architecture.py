@@ -18,7 +18,7 @@ LEVELS = (
     {"errors", "notes", "backoff", "child", "query"},
     {"frame", "clock", "channel", "stats", "governor"},
     {"pool", "color", "stage", "tiling", "level", "level_weights", "timeline", "detached"},
-    {"convert", "guard", "runner", "network", "ladder"},
+    {"convert", "fitting", "guard", "runner", "network", "ladder"},
     {"sources", "sinks", "enhancer"},
     {"pipeline"},
     {"observer", "metrics"},

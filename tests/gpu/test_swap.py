@@ -19,6 +19,7 @@ import pytest
 import engines
 from engines import PlanBuild, PlanCache, background
 from onnx_models.cards import ModelCard, load_card
+from streamer import plans
 from streamer.enhancer import EnhanceStage
 from streamer.frame import Frame, VideoFormat
 from streamer.guard import HITS
@@ -139,7 +140,7 @@ def test_a_live_job_starts_at_once_and_goes_over_to_the_gpu(
 def test_with_a_plan_in_the_cache_it_starts_on_the_gpu(
     card: ModelCard, simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engines.build_engine(engines.EngineRequest(card.path, WIDTH, HEIGHT))
+    plans.build(card.name, f"{WIDTH}x{HEIGHT}")
     monkeypatch.setattr(PlanBuild, "start", None)
     stage, results = live(card), list[Frame]()
     stage.open(numbered(0).format)
@@ -268,7 +269,7 @@ def test_a_system_without_room_for_a_child_is_told(
 def test_a_live_job_whose_float16_is_black_goes_to_the_cpu_and_then_to_more_float32(
     card: ModelCard, real_child: None, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engines.build_engine(engines.EngineRequest(card.path, WIDTH, HEIGHT))
+    plans.build(card.name, f"{WIDTH}x{HEIGHT}")
     real, first = engines.TensorRTEngine._collect, dict[str, engines.Engine]()
 
     def spoil(self: engines.TensorRTEngine, slot: int) -> None:

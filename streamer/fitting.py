@@ -14,6 +14,8 @@ MAX_TILE_PX = 1 << 20
 """On a CPU larger frames are cut into tiles, which bounds the memory and keeps it in the processor's caches."""
 MIN_TILE_PX = 1 << 16
 """Smaller tiles than these are not tried where memory runs out: most of each would be overlap."""
+_LARGEST_HALF = 0.75
+"""Of the pixels: half of them, and the overlap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,11 @@ class Fitter:
         return self._fitting(option, limit)
 
     def smaller(self, fitting: Fitting) -> Fitting | None:
-        """The same in tiles of half the pixels, for an engine that ran out of memory; None below MIN_TILE_PX."""
-        half_px = fitting.plan.tile_width * fitting.plan.tile_height // 2
-        return self._fitting(fitting.option, half_px) if half_px >= MIN_TILE_PX else None
+        """The same in tiles of about half the size, for an engine that ran out of memory; None below MIN_TILE_PX."""
+        pixels = fitting.plan.tile_width * fitting.plan.tile_height
+        if pixels // 2 < MIN_TILE_PX:
+            return None
+        return self._fitting(fitting.option, int(pixels * _LARGEST_HALF))
 
     def _fitting(self, option: engines.EngineOption, max_px: int | None) -> Fitting:
         width, height, multiple_of = self.format.width, self.format.height, self.card.multiple_of

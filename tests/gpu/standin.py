@@ -236,7 +236,7 @@ class Runtime:
         if not content.startswith(MAGIC) or json.loads(head)["version"] != __version__:
             self._logger.log(ILogger.ERROR, "Serialized engine is not of this version")
             return None
-        return ICudaEngine(model, json.loads(head)["ranges"])
+        return ICudaEngine(model, json.loads(head)["ranges"], self._logger)
 
 
 class IRuntimeCache:
@@ -260,7 +260,8 @@ class IRuntimeConfig:
 
 
 class ICudaEngine:
-    def __init__(self, model: bytes, ranges: dict[str, list[list[int]]]) -> None:
+    def __init__(self, model: bytes, ranges: dict[str, list[list[int]]], logger: ILogger) -> None:
+        self._logger = logger
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -343,6 +344,8 @@ class IExecutionContext:
         outputs = [value.name for value in engine.session.get_outputs()]
         if self._lazy is None:  # what the first run allocates, and a capture must not
             self._lazy = device[-1].allocate(SCRATCH_BYTES)
+            if self._lazy is None:
+                engine._logger.log(ILogger.ERROR, "Error Code 1: Cuda Runtime (out of memory)")
         if self._lazy is None or any(name not in self._shapes for name in inputs):
             return False
         if any(name not in self._addresses for name in (*inputs, *outputs)):

@@ -62,24 +62,24 @@ class Fitter:
             return None
         return self._fitting(fitting.option, int(pixels * _LARGEST_HALF))
 
+    def gpu_request(self) -> engines.EngineRequest:
+        """For whole frames with their chroma, as they are given to a GPU that has the memory."""
+        return self._request(self._plan(None), on_gpu=True)
+
     def _fitting(self, option: engines.EngineOption, max_px: int | None) -> Fitting:
+        plan = self._plan(max_px)
+        return Fitting(option, plan, option.applied_to(self._request(plan, on_gpu=option.on_gpu)))
+
+    def _plan(self, max_px: int | None) -> TilePlan:
         width, height, multiple_of = self.format.width, self.format.height, self.card.multiple_of
-        whole_px = (width + multiple_of) * (height + multiple_of)
-        plan = plan_tiles(
-            width,
-            height,
-            halo=self.card.halo_px,
-            multiple_of=multiple_of,
-            max_px=whole_px if max_px is None else max_px,
-        )
-        request = engines.EngineRequest(
-            self.card.path,
-            plan.tile_width,
-            plan.tile_height,
-            self.format.layout.bits,
-            chroma=self._filter() if option.on_gpu and len(plan.tiles) == 1 else None,
-        )
-        return Fitting(option, plan, option.applied_to(request))
+        if max_px is None:
+            max_px = (width + multiple_of) * (height + multiple_of)
+        return plan_tiles(width, height, halo=self.card.halo_px, multiple_of=multiple_of, max_px=max_px)
+
+    def _request(self, plan: TilePlan, *, on_gpu: bool) -> engines.EngineRequest:
+        chroma = self._filter() if on_gpu and len(plan.tiles) == 1 else None
+        bits = self.format.layout.bits
+        return engines.EngineRequest(self.card.path, plan.tile_width, plan.tile_height, bits, chroma=chroma)
 
     def _filter(self) -> engines.ChromaFilter | None:
         """None where there is no chroma, or nothing to be done to it."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import engines
-from onnx_models.cards import ModelCard, load_card, verify
+from onnx_models.cards import load_card, verify
 from streamer.color import SITINGS
 from streamer.errors import UsageError
 from streamer.fitting import Fitter
@@ -67,12 +67,13 @@ def build(
         )
     card = load_card(model)
     verify(card)
-    requests = [_request(card, VideoFormat(*each, pix_fmt, ColorSpec(chroma_location=siting))) for each in sizes]
-    low, high = ((request.width, request.height) for request in (requests[0], requests[2]))
-    request = replace(requests[1], engine=engine, device=device, precision=precision, islands=islands)
+    formats = [VideoFormat(*each, pix_fmt, ColorSpec(chroma_location=siting)) for each in sizes]
+    low, request, high = (Fitter(card, format).gpu_request() for format in formats)
+    request = replace(request, engine=engine, device=device, precision=precision, islands=islands)
 
     def work(progress: Callable[[str, int, int], None]) -> engines.EngineRow:
-        return engines.build_engine(request, smallest=low, largest=high, level=level, progress=progress)
+        ends = {"smallest": (low.width, low.height), "largest": (high.width, high.height)}
+        return engines.build_engine(request, **ends, level=level, progress=progress)
 
     row = _cancellable(work)
     span = f"{smallest or size} to {largest or size}, best at {size}" if smallest or largest else size
@@ -97,11 +98,6 @@ def clear() -> str:
     """Deletes all cached plans and says how much that freed."""
     cache = engines.PlanCache()
     return f"freed {cache.clear() / _MIB:.1f} MiB in {cache.folder}"
-
-
-def _request(card: ModelCard, format: VideoFormat) -> engines.EngineRequest:
-    """What a job asks an engine for that builds plans."""
-    return Fitter(card, format).fit(engines.EngineOption("", "auto", on_gpu=True, builds_plans=True)).request
 
 
 def _parsed(size: str) -> tuple[int, int]:

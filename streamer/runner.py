@@ -189,7 +189,8 @@ class Runner:
                 if found is not None:
                     return found
             except engines.EngineError as error:
-                if not way.option.on_gpu or way.option == self._ways[-1].option or self._interrupted.is_set():
+                ended = self._engine is None and self._interrupted.is_set()  # before the first frame
+                if ended or not way.option.on_gpu or way.option == self._ways[-1].option:
                     raise
                 self._drop(way)
                 log.warning("%s is passed over: %s", way, error)

@@ -41,15 +41,18 @@ def open_engine(
             engine doesn't have.
     """
     row = entry(choose_engine(request.engine).row.name)
-    settings = {"progress": progress} if row.builds_plans else {}
+    settings: dict[str, Any] = {"progress": progress} if row.builds_plans else {}
     opened = make_engine(row, request, slots=slots, threads=threads, **settings)
     opened.on_done = on_done
     opened.open()
     return opened
 
 
-def make_engine(row: Entry, request: EngineRequest, **settings: Any) -> Engine:
-    """The engine of this row, not open yet; `settings` are its own. Raises EngineError as `open_engine`."""
+def make_engine(row: Entry, request: EngineRequest, sizes: str | None = None, **settings: Any) -> Engine:
+    """The engine of this row, not open yet; `settings` are its own. Raises EngineError as `open_engine`.
+
+    `sizes` is what messages and the list of plans say of the picture size.
+    """
     shapes, on_gpu = request.shapes(), row.make.on_gpu
     if request.device != 0 and not on_gpu:
         raise EngineError(
@@ -67,7 +70,7 @@ def make_engine(row: Entry, request: EngineRequest, **settings: Any) -> Engine:
         content = to_int8(content)
     if request.chroma is not None:  # last, because it must not lose precision
         content = with_chroma(content, request.chroma)
-    title = f"{model_name(request.model)} for {request.width}x{request.height}"
+    title = f"{model_name(request.model)} for {sizes or f'{request.width}x{request.height}'}"
     made = row.make(content, shapes, title=title, **settings)
     made.precision = precision
     return made

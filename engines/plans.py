@@ -47,9 +47,11 @@ def build_engine(
     if not entry(row.name).builds_plans:
         raise EngineError(f"the {row.name} engine builds no plans: use {' or '.join(each.name for each in rows)}")
     size = request.width, request.height
-    shapes = [request.resized(each or size).shapes() for each in (smallest, size, largest)]
+    low, high = smallest or size, largest or size
+    profile = Profile(*(request.resized(each).shapes() for each in (low, size, high)))
+    sizes = None if low == high else f"{low[0]}x{low[1]} to {high[0]}x{high[1]}"
     settings = BuildSettings(level=level)
-    with make_engine(entry(row.name), request, slots=1, settings=settings, profile=Profile(*shapes), progress=progress):
+    with make_engine(entry(row.name), request, sizes, slots=1, settings=settings, profile=profile, progress=progress):
         return row
 
 

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from engines import OutOfMemoryError, TensorRTEngine
+from engines import OutOfMemoryError, PlanCache, TensorRTEngine
 from onnx_models.cards import ModelCard, load_card
-from streamer import fitting
+from streamer import fitting, plans
+from streamer.channel import Cancelled
 from streamer.color import ChromaScaler
 from streamer.enhancer import EnhanceStage
 from streamer.frame import Frame
 from tests.clips import make_frame
 from tests.gpu import standin
+from tests.gpu.children import Gate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from tests.gpu.device import SimulatedGpu
 
 FRAMES, PATIENCE_S = 6, 60.0
-ILLEGAL_ADDRESS = 700
+OUT_OF_MEMORY, ILLEGAL_ADDRESS = 2, 700
 
 
 @pytest.fixture
@@ -188,7 +190,57 @@ def test_a_lost_device_costs_no_frame(
     check(results, frames, card)
 
 
+def test_a_live_job_goes_over_to_tiles_when_their_plan_is_built(
+    card: ModelCard, real_child: None, gate: Gate, simulated_gpu: SimulatedGpu, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its plan for whole frames is there, and the memory for them is not."""
+    plans.build(card.name, f"{WIDTH}x{HEIGHT}", precision="f32")
+    simulated_gpu.fail("cuMemAlloc", OUT_OF_MEMORY)
+    frames = [noise(number, WIDTH, HEIGHT) for number in range(FRAMES)]
+    stage = EnhanceStage(card, precision="f32", level=0.3, noise=0.1, at_once=True)
+    stage.open(frames[0].format)
+    assert stage.engine_name == "openvino"
+    results = list(stage.process(frames[0]))
+    gate.end(stage)
+    results += [result for frame in frames[1:] for result in stage.process(frame)] + list(stage.flush())
+    assert (stage.engine_name, len(stage._runner.plan.tiles)) == ("tensorrt", 2)
+    stage.close()
+    assert stage.counts == {"engine swaps": 1}
+    check(results, frames, card)
+
+
 # --- Ctrl-C
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", "auto"])
+def test_an_interrupted_stage_does_not_wait_for_a_plan(
+    card: ModelCard, simulated_gpu: SimulatedGpu, caplog: pytest.LogCaptureFixture, engine: str
+) -> None:
+    stage = stage_for(card, engine)
+    stage.interrupt()
+    with pytest.raises(Cancelled):
+        stage.open(noise(0).format)
+    stage.close()
+    assert not PlanCache().entries()
+    assert "passed over" not in caplog.text
+    check(run(stage, [noise(0)]), [noise(0)], card)
+
+
+def test_an_interrupt_later_on_costs_no_frame(
+    card: ModelCard, simulated_gpu: SimulatedGpu, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The engine fails while the last frames leave, and what would take its place has to be built."""
+    stage, frames = stage_for(card, precision="auto"), [noise(number) for number in range(3)]
+    stage.open(frames[0].format)
+    results = [result for frame in frames for result in stage.process(frame)]
+    stage.interrupt()
+    simulated_gpu.fail("cuEventSynchronize", ILLEGAL_ADDRESS)
+    results += stage.flush()
+    stage.close()
+    simulated_gpu.violations()
+    simulated_gpu.reset()
+    assert [frame.index for frame in results] == [0, 1, 2]
+    assert stage.engine_name == "openvino"
 
 
 def test_control_c_ends_a_build_that_the_job_waits_for(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -27,6 +26,7 @@ from streamer.pipeline import Pipeline
 from streamer.sinks.null import NullSink
 from streamer.stage import Media
 from tests.clips import make_frame
+from tests.gpu.children import Gate, child_of
 
 if TYPE_CHECKING:
     from tests.gpu.device import SimulatedGpu
@@ -39,38 +39,6 @@ ENDS_WELL, ENDS_BADLY = "pass", "import sys; print('x'); sys.exit('no memory is 
 @pytest.fixture
 def card() -> ModelCard:
     return load_card("upscale-x2-nano")
-
-
-class Gate:
-    """Holds the child back until the test has seen what happens without it."""
-
-    def __init__(self, path: Path) -> None:
-        os.mkfifo(path)
-        self.path = path
-        self._handle = os.open(path, os.O_RDWR)
-
-    def end(self, stage: EnhanceStage) -> None:
-        """Lets the child go and waits for its end."""
-        os.write(self._handle, b"!")
-        child_of(stage).wait(PATIENCE_S)
-
-    def close(self) -> None:
-        os.close(self._handle)
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    gate = Gate(tmp_path / "gate")
-    yield gate
-    gate.close()
-
-
-@pytest.fixture
-def real_child(
-    simulated_gpu: SimulatedGpu, gate: Gate, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = str(request.config.cache.mkdir("simulated-gpu"))
-    monkeypatch.setattr(background, "COMMAND", (sys.executable, "-m", "tests.gpu.builder", str(gate.path), folder))
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, gate: Gate, script: str) -> None:
@@ -87,12 +55,6 @@ def numbered(number: int) -> Frame:
 
 def live(card: ModelCard, engine: str = "auto") -> EnhanceStage:
     return EnhanceStage(card, engine=engine, level=0.3, noise=0.1, at_once=True)
-
-
-def child_of(stage: EnhanceStage) -> PlanBuild:
-    build = stage._runner._build
-    assert build is not None
-    return build
 
 
 def check(card: ModelCard, results: list[Frame], interpolated: int = 0) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from benchmarks import gpu as gpu_benchmark
+from benchmarks import latency as latency_benchmark
 from benchmarks import level as level_benchmark
 from benchmarks import memory as memory_benchmark
 from benchmarks import networks as networks_benchmark
@@ -31,6 +32,19 @@ def speed(
 ) -> None:
     """Decoder, network and encoder alone, the whole pipeline, and the loop that people write without it."""
     _show(speed_benchmark.run(frames, repeat), json)
+
+
+@app.command()
+def latency(
+    seconds: Annotated[float, typer.Option(min=1, help="Per way, after three for warming up.")] = 30.0,
+    model: Annotated[str, typer.Option(help="A shipped model.")] = "upscale-x2-nano",
+    output: Annotated[str, typer.Option(help=" or ".join(latency_benchmark.OUTPUTS))] = "rtsp",
+    json: JsonOption = None,
+) -> None:
+    """Glass to glass over loopback, with a clock burnt into the picture: RTSP in, enhanced or not, and out again."""
+    if output not in latency_benchmark.OUTPUTS:
+        raise typer.BadParameter(f"there is no output {output!r}: use {' or '.join(latency_benchmark.OUTPUTS)}")
+    _show(latency_benchmark.run(seconds, model, output), json)
 
 
 @app.command()

@@ -120,7 +120,7 @@ class EnhanceStage:
         self.ladder = Ladder(self._main, lighter, fps) if governed else None
         self._guard = Guard(8, card.scale)
         self._in_flight: deque[_Part] = deque()
-        self._probe: _Inference | None = None
+        self._probes: deque[_Inference] = deque()
         self._is_ladder_stale = False
         self._service_ns = 0.0
         self._pool = PlanePool()
@@ -190,13 +190,13 @@ class EnhanceStage:
         network = self._main if self.ladder is None else self.ladder.choose(frame)
         planes = self._pool.planes(frame.format.layout, self._output_format.width, self._output_format.height)
         if network is not None:
-            yield from self._end_probe(must=True)
+            yield from self._end_probes(must=True)
             yield from self._infer(network, frame, planes, self._controls(network, frame))
         else:
             self._resample_chroma(frame, planes)
             self._luma.resample(frame.planes[0], planes[0])
             self._in_flight.append(_Part(frame, planes, {}, None, last=True))
-            yield from self._start_probe(frame)
+            yield from self._start_probes(frame)
         if self.wake is not None:
             yield from self._done()
             self._wake_unless_told()
@@ -212,7 +212,7 @@ class EnhanceStage:
     def flush(self) -> Iterator[Frame]:
         while self._in_flight:
             yield from self._collect()
-        yield from self._end_probe(must=True)
+        yield from self._end_probes(must=True)
 
     def reset(self) -> None:
         """Forgets how degraded the stream was; every frame is enhanced by itself."""
@@ -224,7 +224,7 @@ class EnhanceStage:
 
     def close(self) -> None:
         self._in_flight.clear()
-        self._probe = None
+        self._probes.clear()
         if self.ladder is not None:
             self.ladder.close()
         self._main.close()
@@ -273,8 +273,7 @@ class EnhanceStage:
         waiting = [*failed, *self._in_flight]
         self._in_flight.clear()
         self._service_ns = 0.0
-        if self._probe is not None and self._probe.network is network:
-            self._probe = None
+        self._probes = deque(probe for probe in self._probes if probe.network is not network)
         network.replace_failed(error)
         self._guard.reset()
         for part in waiting:
@@ -296,7 +295,7 @@ class EnhanceStage:
         return controls
 
     def _done(self) -> Iterator[Frame]:
-        yield from self._end_probe(must=False)
+        yield from self._end_probes(must=False)
         while self._in_flight and self._in_flight[0].is_done:
             yield from self._collect()
 
@@ -341,30 +340,28 @@ class EnhanceStage:
         if self._guard.replaced > replaced and network.gives_chroma:
             self._resample_chroma(frame, planes)
 
-    def _start_probe(self, frame: Frame) -> Iterator[Frame]:
-        """Tries one tile when it is time, to see how long a frame would take."""
-        network = self.ladder.probe() if self.ladder is not None and self._probe is None else None
-        if network is not None and not network.is_full:
-            tile = network.tiles[0]
-            try:
-                ticket = network.submit(frame.planes, tile, self._controls(network, frame))
-            except engines.InferenceError as error:
-                yield from self._recover(network, error)
-            else:
-                self._probe = _Inference(network, ticket, tile)
-
-    def _end_probe(self, *, must: bool) -> Iterator[Frame]:
-        probe = self._probe
-        if probe is None or not (must or probe.is_done or not probe.network.engine.tells):
+    def _start_probes(self, frame: Frame) -> Iterator[Frame]:
+        """Tries one tile in every slot when it is time, to see how long a frame would take, and gives nothing of it."""
+        network = self.ladder.probe() if self.ladder is not None and not self._probes else None
+        if network is None:
             return
-        self._probe = None
+        controls, tile = self._controls(network, frame), network.tiles[0]
         try:
-            service_ns = probe.network.collect(probe.ticket, probe.tile, None) * len(probe.network.tiles)
+            while not network.is_full:
+                self._probes.append(_Inference(network, network.submit(frame.planes, tile, controls), tile))
         except engines.InferenceError as error:
-            yield from self._recover(probe.network, error)
-            return
-        if self.ladder is not None:
-            self.ladder.inferred(probe.network, service_ns)
+            yield from self._recover(network, error)
+
+    def _end_probes(self, *, must: bool) -> Iterator[Frame]:
+        while self._probes and (must or self._probes[0].is_done or not self._probes[0].network.engine.tells):
+            probe = self._probes.popleft()
+            try:
+                service_ns = probe.network.collect(probe.ticket, probe.tile, None) * len(probe.network.tiles)
+            except engines.InferenceError as error:
+                yield from self._recover(probe.network, error)
+                continue
+            if self.ladder is not None:
+                self.ladder.inferred(probe.network, service_ns)
 
 
 def check_strength(strength: float) -> float:

@@ -10,6 +10,8 @@ OVER_SHARE, MISS_SHARE = 0.9, 0.1
 """Too much: an expected service time above this share of the budget, or this share of frames missed."""
 DOWN_AFTER_NS = 500_000_000
 """So long it must have been too much."""
+ON_TRIAL_NS, DOWN_ON_TRIAL_NS = 3_000_000_000, 200_000_000
+"""A level that was gone up to is on trial for the first time: then the second is enough."""
 DOWN_TO_SHARE = 0.75
 """The level to go down to is expected to need no more than this share of the budget."""
 ROOM_SHARE, CALM_SHARE = 0.7, 0.02
@@ -18,7 +20,7 @@ UP_AFTER_NS = 1_500_000_000
 """So long there must have been room."""
 SETTLE_NS = 500_000_000
 """After a change, misses are those of the level before for so long."""
-RETRY_NS, RETRY_MAX_NS = 10_000_000_000, 60_000_000_000
+RETRY_NS, RETRY_MAX_NS = 10_000_000_000, 30_000_000_000
 """A level that failed isn't tried again for so long, and after every further failure for twice as long, up to this."""
 RECOVERED_SHARE = 0.8
 """Unless work has become so much faster than when it failed: the load has changed."""
@@ -54,18 +56,19 @@ class _Failure:
     until_ns: int
 
 
-class _Mean:
-    """An exponential mean over time: samples may come at any distance."""
+class Mean:
+    """An exponential mean over time, of samples that may come at any distance. `value` is None before the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, time_constant_ns: int = _SMOOTH_NS) -> None:
         self.value: float | None = None
+        self._time_constant_ns = time_constant_ns
         self._at_ns = 0
 
     def add(self, value: float, now_ns: int) -> None:
         if self.value is None:
             self.value = value
         else:
-            weight = 1 - math.exp(-max(now_ns - self._at_ns, 1_000_000) / _SMOOTH_NS)
+            weight = 1 - math.exp(-max(now_ns - self._at_ns, 1_000_000) / self._time_constant_ns)
             self.value += weight * (value - self.value)
         self._at_ns = now_ns
 
@@ -73,16 +76,18 @@ class _Mean:
 class Governor:
     """Goes down a ladder of levels when frames take too long, and up again when there is room.
 
-    `levels` go from the chosen network (the start) to the least work, `budget_ns` is the time per frame. It is told of
-    every frame and every inference, and asked in between; all times are of one monotonic clock, in nanoseconds.
+    `levels` go from the chosen network (the start) to the least work, `budget_ns` is the time per frame, which may be
+    set anew. It is told of every frame and every inference, and asked in between; all times are of one monotonic clock,
+    in nanoseconds.
 
     Down: when the expected service time exceeds 90 % of the budget, or a tenth of the frames is missed (late, or lost
-    before the network), for half a second. It goes to the first level that is expected to need at most 75 % of the
-    budget, but at least one down. Up: when the expectation for a higher level has been at most 70 % for one and a half
-    seconds. What is expected of a level is the mean time per unit of work, times its cost.
+    before the network), for half a second, or for a fifth of one soon after it went up. It goes to the first level that
+    is expected to need at most 75 % of the budget, but at least one down. Up: when the expectation for a higher level
+    has been at most 70 % for one and a half seconds. What is expected of a level is the mean time per unit of work,
+    times its cost.
 
     That expectation can be wrong, because a lighter load has less contention. So a level that failed is not tried again
-    for 10 s, doubled up to 60 s at every failure that follows soon, unless a unit of work now takes 20 % less than what
+    for 10 s, doubled up to 30 s at every failure that follows soon, unless a unit of work now takes 20 % less than what
     misled it. With that, a steady load makes no oscillation, and the end of a load is answered at once. For one thread.
     """
 
@@ -90,7 +95,7 @@ class Governor:
         self.levels = tuple(levels)
         self.budget_ns = budget_ns
         self.level = 0
-        self._unit, self._missed = _Mean(), _Mean()
+        self._unit, self._missed = Mean(), Mean()
         self._over_since: int | None = None
         self._room_since: int | None = None
         self._changed_ns: int | None = None
@@ -114,7 +119,7 @@ class Governor:
         self._over_since = _since(self._over_since, now_ns) if over else None
         higher = None if over else self._higher(now_ns)
         self._room_since = _since(self._room_since, now_ns) if higher is not None else None
-        if self._over_since is not None and now_ns - self._over_since >= DOWN_AFTER_NS:
+        if self._over_since is not None and now_ns - self._over_since >= self._patience_ns(now_ns):
             return self._go_down(now_ns, over)
         if higher is not None and self._room_since is not None and now_ns - self._room_since >= UP_AFTER_NS:
             return self._go_up(now_ns, higher)
@@ -144,6 +149,10 @@ class Governor:
             if fits and not any(self._is_barred(each, now_ns) for each in range(level, self.level)):
                 return level
         return None
+
+    def _patience_ns(self, now_ns: int) -> int:
+        on_trial = self._raised_unit_ns is not None and now_ns - _since(self._changed_ns, now_ns) < ON_TRIAL_NS
+        return DOWN_ON_TRIAL_NS if on_trial else DOWN_AFTER_NS
 
     def _is_barred(self, level: int, now_ns: int) -> bool:
         failure, unit_ns = self._failures.get(level), self._unit.value or 0.0
@@ -176,7 +185,7 @@ class Governor:
         change = Change(self.level, level, reason)
         self.level, self._changed_ns = level, now_ns
         self._over_since = self._room_since = None
-        self._missed = _Mean()
+        self._missed = Mean()
         return change
 
 

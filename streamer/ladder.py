@@ -7,13 +7,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import engines
 from onnx_models.cards import CardError, ModelCard, list_cards
 from streamer.frame import Frame, VideoFormat
-from streamer.governor import Governor, Level
+from streamer.governor import Governor, Level, Mean
 from streamer.network import Network
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,8 @@ LATE_INTERVALS = 3
 
 _DEFAULT_RATE = Fraction(25)
 _PROBE_NS = 250_000_000
+_RATE_NS = 2_000_000_000
+"""Time constant of the stream's measured frame interval."""
 
 
 def interval_ns(format: VideoFormat, fps: Fraction | None = None) -> int:
@@ -63,7 +65,9 @@ class Ladder:
     kept open; each takes the memory of one engine. Governing begins when they are there. An engine that must stay on
     its thread (TensorRT) has no lighter networks below it: its frames are enhanced, every second one is, or none.
 
-    While frames are only interpolated, four inferences a second show what a frame would take. For the stage's thread.
+    The budget is the interval from frame to frame: at first the nominal one, then as measured, since many cameras send
+    at another rate than they say. While frames are only interpolated, four times a second the network is tried in all
+    its slots, which shows what a frame would take. For the stage's thread.
     """
 
     def __init__(
@@ -74,7 +78,7 @@ class Ladder:
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.frames: Counter[str] = Counter()
-        """That left, by the name of the level that they were taken in at."""
+        """By the name of the level that they were taken in at."""
         self.counts: Counter[str] = Counter()
         self.governor: Governor | None = None
         """None while the lighter networks are being opened."""
@@ -82,7 +86,8 @@ class Ladder:
         self._rungs: tuple[Rung, ...] = (Rung(main, 1),)
         self._lighter: list[Network] = []
         self._opener: threading.Thread | None = None
-        self._index: int | None = None
+        self._last: Frame | None = None
+        self._interval = Mean(_RATE_NS)
         self._lost = self._number = self._probed_ns = 0
 
     @property
@@ -99,6 +104,7 @@ class Ladder:
         """Starts opening lighter networks; the main one is open."""
         self._format, self._on_done = format, on_done
         self._budget_ns = interval_ns(format, self._fps)
+        self._interval.add(self._budget_ns, self._clock())
         self.restart()
 
     def restart(self) -> None:
@@ -114,9 +120,7 @@ class Ladder:
         """The network for this frame, or None if it is to be interpolated. Also counts what was lost before it."""
         if self._opener is not None and not self._opener.is_alive():
             self._begin()
-        if self._index is not None:
-            self._lost += max(0, frame.index - self._index - 1)
-        self._index = frame.index
+        self._follow(frame)
         rung = self._rungs[self.level]
         self.frames[rung.level.name] += 1
         self._number += 1
@@ -153,6 +157,20 @@ class Ladder:
 
     def close(self) -> None:
         self._close_lighter()
+
+    def _follow(self, frame: Frame) -> None:
+        """Counts what was lost before a frame, and measures the time from frame to frame."""
+        last, self._last = self._last, replace(frame, planes=(), packets=())
+        if last is None or frame.index <= last.index:
+            return
+        steps = frame.index - last.index
+        self._lost += steps - 1
+        if not frame.discontinuity:
+            self._interval.add(float((frame.time - last.time) * 10**9) / steps, self._clock())
+            if self._interval.value is not None and self._interval.value > 0:
+                self._budget_ns = round(self._interval.value)
+        if self.governor is not None:
+            self.governor.budget_ns = self._budget_ns
 
     def _begin(self) -> None:
         assert self._opener is not None

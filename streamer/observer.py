@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Any
 
 from streamer.pipeline import Pipeline
 from streamer.stats import Distribution
+
+log = logging.getLogger(__name__)
 
 EVERY_NS = 1_000_000_000
 
@@ -30,7 +33,7 @@ class Observer:
                        enhancement), and "sink NAME" for what each live output skipped
         lagged         frames so far that left the enhancement three frame intervals or more after their capture
         events         everything else that is counted: reconnects, stand-in frames, governor steps ...
-        queues         frames that wait now, by channel
+        queues         frames that wait now, by channel, and before each live output
         status         model, engine, precision; with a governor level (0: the chosen model) and doing (what it does)
     """
 
@@ -77,7 +80,11 @@ class Observer:
         due_ns = self._started_ns + EVERY_NS
         while not self._ended.wait(max(0, due_ns - time.monotonic_ns()) / 1e9):
             now_ns = time.monotonic_ns()
-            self._on_stats(self.event(now_ns))
+            try:
+                self._on_stats(self.event(now_ns))
+            except Exception as error:  # the thread's outermost guard: the stream is worth more than its figures
+                log.warning("the figures of the stream end here: %s", error, exc_info=log.isEnabledFor(logging.DEBUG))
+                return
             due_ns += EVERY_NS * (1 + max(0, now_ns - due_ns) // EVERY_NS)
 
 

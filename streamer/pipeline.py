@@ -19,7 +19,7 @@ from types import TracebackType
 from streamer.channel import Cancelled, Channel, Ended, Overflow, Woken
 from streamer.frame import Frame
 from streamer.ladder import LATE_INTERVALS, interval_ns
-from streamer.stage import Counting, Interruptible, Prompt, Reporting, Sink, Source, Stage
+from streamer.stage import Counting, Interruptible, Prompt, Queueing, Reporting, Sink, Source, Stage
 from streamer.stats import Reading, StageStats, Stats
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Pipeline:
         self._fps = fps
         head = Overflow.DROP_OLDEST if source.live else Overflow.BLOCK
         self._channels: list[Channel[Frame]] = [
-            Channel(f"after {name}", capacity, head if name == "capture" else Overflow.BLOCK, _inherit_packets)
+            Channel(f"after {name}", capacity, head if name == "capture" else Overflow.BLOCK, _inherit)
             for name in ["capture", *(stage.name for stage in stages)]
         ]
         self._cause: BaseException | None = None
@@ -80,6 +80,8 @@ class Pipeline:
         for sink in self._sinks:
             if "skipped" in sink.counts:
                 dropped[f"sink {sink.name}"] = sink.counts["skipped"]
+        queues = {channel.name: channel.depth for channel in self._channels}
+        queues |= {f"to {sink.name}": sink.depth for sink in self._sinks if isinstance(sink, Queueing)}
         status: dict[str, str | int] = {}
         for stage in self._stages:
             counts |= stage.counts if isinstance(stage, Counting) else {}
@@ -89,7 +91,7 @@ class Pipeline:
             dropped=dropped,
             lagged=self.stats.lagged,
             events=counts,
-            queues={channel.name: channel.depth for channel in self._channels},
+            queues=queues,
             status=status,
         )
 
@@ -287,6 +289,9 @@ class Pipeline:
                     self.stats.count(event, number)
 
 
-def _inherit_packets(dropped: Frame, following: Frame) -> Frame:
-    """Dropping a picture must not drop the sound that rode on it."""
-    return replace(following, packets=dropped.packets + following.packets) if dropped.packets else following
+def _inherit(dropped: Frame, following: Frame) -> Frame:
+    """Dropping a picture must not drop the sound that rode on it, nor the news that temporal state ends there."""
+    if not dropped.packets and not dropped.discontinuity:
+        return following
+    discontinuity = dropped.discontinuity or following.discontinuity
+    return replace(following, packets=dropped.packets + following.packets, discontinuity=discontinuity)

@@ -125,6 +125,15 @@ class Reporting(Protocol):
     def status(self) -> Mapping[str, str | int]: ...
 
 
+@runtime_checkable
+class Queueing(Protocol):
+    """A sink with a queue of its own."""
+
+    @property
+    def depth(self) -> int:
+        """Frames that wait in it now. Any thread."""
+
+
 class Sink(Protocol):
     """Takes frames; a `write` that blocks is back-pressure.
 

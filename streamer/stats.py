@@ -101,7 +101,7 @@ class Reading:
     events: Mapping[str, int]
     """What the source and stages count by name, such as "reconnects"."""
     queues: Mapping[str, int]
-    """Frames that wait in each channel now."""
+    """Frames that wait in each channel now, and before each live output."""
     status: Mapping[str, str | int]
     """Of the enhancement: model, engine, precision, and the governor's level and what that does; empty without."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from streamer.governor import RETRY_NS, Change, Governor, Level
+from streamer.governor import RETRY_MAX_NS, RETRY_NS, Change, Governor, Level
 
 MS, S = 1_000_000, 1_000_000_000
 INTERVAL = S // 30
@@ -96,6 +96,19 @@ def test_a_load_costs_few_frames_and_is_forgotten_within_five_seconds(factor: fl
     assert len(machine.changes) <= 8
 
 
+def test_the_end_of_a_short_load_is_not_waited_out() -> None:
+    """Its level has just failed, but everything is faster now than it was then."""
+    machine = Machine(between(20, 24, 3.0)).run(40)
+    assert machine.level_at(23) > 0
+    assert machine.level_at(27) == 0
+
+
+def test_a_moment_s_calm_is_no_room() -> None:
+    machine = Machine(lambda when_s, level: 1.0 if when_s % 3 > 2.3 else 3.0).run(60)
+    assert len(machine.changes) <= 4
+    assert machine.level_at(60) > 0
+
+
 def test_a_load_that_is_too_much_for_any_network_leaves_interpolation() -> None:
     machine = Machine(between(10, 200, 12.0)).run(200)
     assert machine.level_at(199) == len(SMALL) - 1
@@ -122,9 +135,8 @@ def test_what_looks_like_room_but_isnt_makes_no_oscillation(contention: float) -
     """The chosen network is too slow only while it runs: its own threads are in the way of the encoder's."""
     machine = Machine(lambda when_s, level: 2.6 if level == "small" else 2.6 / contention).run(600)
     assert machine.share_on_time() >= 0.95
-    assert len(machine.changes) <= 2 * 600 / 60 + 8
-    late_half = [when for when, _ in machine.changes if when > 300]
-    assert len(late_half) <= 2 * 300 / 60 + 2
+    tries = 600 * S / RETRY_MAX_NS
+    assert len(machine.changes) <= 2 * tries + 4
 
 
 def test_noise_around_the_limit_makes_no_oscillation() -> None:
@@ -139,15 +151,15 @@ def test_noise_around_the_limit_makes_no_oscillation() -> None:
 def test_frames_that_are_late_elsewhere_count_too() -> None:
     """The network is fast, but the machine isn't: less work for the one leaves more for the others."""
     governor = Governor(SMALL, INTERVAL)
-    change, number = None, 0
-    while change is None:
+    changes = []
+    for number in range(90):
         now_ns = number * INTERVAL
         governor.inference(now_ns, 5 * MS, SMALL[0].cost)
         governor.frame(now_ns, late=number % 4 == 0)
-        change, number = governor.decide(now_ns), number + 1
+        changes += [change for change in [governor.decide(now_ns)] if change is not None]
+    change = changes[0]
     assert (change.before, change.after) == (0, 1)
     assert "late or lost" in change.reason
-    assert 1 <= number / 30 <= 3
 
 
 def test_what_was_late_while_the_engine_opened_is_forgiven() -> None:
@@ -162,7 +174,8 @@ def test_a_level_that_failed_is_left_alone_for_longer_every_time() -> None:
     machine = Machine(lambda when_s, level: 2.6 if level == "small" else 1.0).run(200)
     ups = [when for when, change in machine.changes if change.after == 0]
     waits = [b - a for a, b in itertools.pairwise(ups)]
-    assert len(waits) >= 2
-    assert waits == sorted(waits)
+    assert len(waits) >= 4
     assert waits[0] >= RETRY_NS / S
-    assert waits[1] > 1.5 * waits[0]
+    assert waits[1] > 1.3 * waits[0]
+    assert min(waits[2:]) >= RETRY_MAX_NS / S
+    assert max(waits) < 1.2 * RETRY_MAX_NS / S

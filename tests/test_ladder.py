@@ -17,7 +17,9 @@ from onnx_models.cards import load_card
 from streamer.enhancer import EnhanceStage
 from streamer.frame import Frame, VideoFormat
 from streamer.governor import Change, Governor
-from streamer.ladder import LATE_INTERVALS, STEPS_DOWN, STEPS_UP, interval_ns, lighter_cards
+from streamer.ladder import LATE_INTERVALS, STEPS_DOWN, STEPS_UP, Ladder, interval_ns, lighter_cards
+from streamer.network import Network
+from tests import faulty
 from tests.clips import make_frame
 
 WIDTH, HEIGHT = 48, 32
@@ -130,7 +132,7 @@ def test_no_frame_is_lost_or_repeated_when_levels_change(
 
 
 def test_an_interpolated_frame_doesnt_wait_for_the_probe() -> None:
-    """Four times a second one frame goes through the network, too, to see how long that takes."""
+    """Four times a second the network is tried in both slots, to see how long a frame would take."""
     stage = governed()
     told = threading.Semaphore(0)
     stage.wake = lambda: told.release()
@@ -152,11 +154,11 @@ def test_an_interpolated_frame_doesnt_wait_for_the_probe() -> None:
         (out,) = stage.process(numbered(number))
         assert out.index == number
         now_ns += 10**8
-        while stage._probe is not None and not stage._probe.is_done:
+        while not all(probe.is_done for probe in stage._probes):
             assert told.acquire(timeout=LIMIT_S)
     list(stage.flush())
     stage.close()
-    assert len(units) == 4
+    assert len(units) == 4 * 2
     assert all(unit > 0 for unit in units)
 
 
@@ -193,6 +195,24 @@ def test_what_is_lighter() -> None:
     assert lighter_cards(load_card("upscale-x2-nano")) == []
 
 
+def test_the_budget_is_what_the_stream_really_does() -> None:
+    """It says 25 frames/s and sends 12.5; lost frames and gaps don't count as long intervals."""
+    stage = begun(governed(model="upscale-x2-nano"), {})
+    ladder = stage.ladder
+    assert ladder is not None
+    assert ladder.governor is not None
+    assert ladder.governor.budget_ns == 40_000_000
+    now_ns = 0
+    ladder._clock = lambda: now_ns
+    second = 1 / numbered(0).time_base
+    for index in [*range(100), *range(105, 200), *range(210, 300)]:
+        pts = round(index * second * Fraction(8, 100)) + (10**6 if index >= 250 else 0)
+        now_ns = index * 80_000_000
+        ladder.choose(replace(numbered(0), index=index, pts=pts, discontinuity=index == 250))
+    stage.close()
+    assert ladder.governor.budget_ns == pytest.approx(80_000_000, rel=0.05)
+
+
 def test_the_rate_that_is_promised() -> None:
     format = VideoFormat(64, 48, "yuv420p", rate=Fraction(30000, 1001))
     assert interval_ns(format) == 33_366_666
@@ -222,6 +242,29 @@ def test_a_network_that_doesnt_open_is_left_out(
     ]
     assert len(finished(stage, 3)) == 3
     assert "the governor goes without upscale-x2-nano: no memory" in caplog.text
+
+
+def test_another_engine_gets_another_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lighter networks run where the chosen one does: when its engine is replaced, theirs are, too."""
+
+    def damage(number: int, precision: str, output: engines.Array) -> None:
+        output[:] = 0
+
+    faulty.install(monkeypatch, damage)
+    stage = begun(governed(faulty.NAME), {1: NANO, 2: SMALL})
+    ladder = stage.ladder
+    assert ladder is not None
+    assert [rung.network.engine.name for rung in ladder._rungs] == [faulty.NAME] * 4
+    frames = 40
+    results = finished(stage, frames)
+    assert [frame.index for frame in results] == list(range(frames))
+    assert stage.engine_name != faulty.NAME
+    assert stage.counts["engines replaced"] == 3
+    assert {network.runner.name for network in _networks(ladder)} == {stage.engine_name}
+
+
+def _networks(ladder: Ladder) -> list[Network]:
+    return [rung.network for rung in ladder._rungs]
 
 
 @pytest.mark.parametrize("waits", [False, True])

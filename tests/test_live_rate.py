@@ -98,6 +98,13 @@ def test_an_index_jumps_only_where_frames_were_lost() -> None:
     assert [frame.index for frame in given(source)] == [*range(10), *range(15, 25)]
 
 
+def test_a_discontinuity_is_not_left_out_with_its_frame() -> None:
+    inner = Times([1500 * n for n in range(8)], Fraction(60))
+    inner._frames[3] = replace(inner._frames[3], discontinuity=True)
+    frames = given(RatedSource(inner, Fraction(30)))
+    assert [frame.discontinuity for frame in frames] == [False, False, True, False]
+
+
 def test_the_rest_is_the_source_s() -> None:
     inner = Times([0, 1500], Fraction(60))
     source = RatedSource(inner, Fraction(30))
@@ -112,7 +119,9 @@ def test_the_rest_is_the_source_s() -> None:
 
 
 def test_who_is_held_to_a_rate() -> None:
-    assert isinstance(make_source("rtsp://127.0.0.1/x", rate=Fraction(10)), RatedSource)
+    camera = make_source("rtsp://127.0.0.1/x", rate=Fraction(10), duration=Fraction(5))
+    assert isinstance(camera, RatedSource)
+    assert camera.frames_total is None, "not known before it is opened"
     assert isinstance(make_source("test:64x48@30", rate=Fraction(10), live=True), RatedSource)
     assert isinstance(make_source("frames/%05d.png", rate=Fraction(10), live=True), PacedSource)
     assert make_source("a.mp4", rate=Fraction(10)).live is False

@@ -21,13 +21,24 @@ from streamer.cli import app
 from streamer.enhancer import EnhanceStage
 from streamer.errors import UsageError
 from streamer.frame import Frame
+from streamer.job import Progress
 from streamer.metrics import MetricsServer, parse_address
 from streamer.observer import Observer, line_of
 from streamer.pipeline import Pipeline
+from streamer.progress import _Bar, _Lines
+from streamer.sinks import make_sink
 from streamer.stats import Distribution
 from tests.test_pipeline import LIMIT_S, Collector, Delay, Numbers
 
 MS = 1_000_000
+
+
+def test_live_outputs_have_their_own_figures() -> None:
+    outputs = [make_sink("udp://127.0.0.1:9"), make_sink("null:")]
+    reading = Pipeline(Numbers(1, live=True), [], outputs).reading()
+    assert reading.dropped == {"arrival": 0, "capture": 0, "sink udp://127.0.0.1:9": 0}
+    assert reading.queues == {"after capture": 0, "to udp://127.0.0.1:9": 0}
+    assert (reading.delivered, reading.status) == (0, {})
 
 
 class Old(Numbers):
@@ -100,6 +111,21 @@ def test_events_come_on_a_grid_until_the_end(monkeypatch: pytest.MonkeyPatch) ->
     with running([Delay()]) as pipeline, Observer(pipeline, on_stats):
         assert twice.wait(LIMIT_S)
     assert 0.05 <= events[0]["time_s"] < events[1]["time_s"]
+
+
+def test_a_listener_that_fails_doesnt_take_the_stream_with_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(observer, "EVERY_NS", 10 * MS)
+    failed = threading.Event()
+
+    def on_stats(event: dict[str, Any]) -> None:
+        failed.set()
+        raise BrokenPipeError("nobody reads")
+
+    with running([Delay()]) as pipeline, Observer(pipeline, on_stats):
+        assert failed.wait(LIMIT_S)
+    assert caplog.text.count("the figures of the stream end here: nobody reads") == 1
 
 
 def test_a_live_job_prints_events_and_a_summary(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,3 +208,45 @@ def test_addresses() -> None:
     for wrong in ("9100", ":9100", "host:", "host:port", "host:65536", "host:-1"):
         with pytest.raises(UsageError, match="write HOST:PORT"):
             parse_address(wrong)
+
+
+class Bar:
+    """What of rich's bar is used."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, Any] = {}
+
+    def add_task(self, description: str, **fields: Any) -> int:
+        self.fields |= fields
+        return 1
+
+    def update(self, task: int, **fields: Any) -> None:
+        self.fields |= fields
+
+
+EVENT: dict[str, Any] = {
+    "time_s": 6.0,
+    "frames": 150,
+    "fps": 25.0,
+    "latency_ms": {"p50": 30.2, "p95": 41.7},
+    "dropped": {"capture": 2, "sink udp": 1},
+    "lagged": 4,
+    "status": {"model": "big", "doing": "small", "engine": "openvino", "level": 1},
+}
+LINE = "25.0 frames/s, latency 30/42 ms (p50/p95), 3 dropped, 4 late, small on openvino, governor level 1"
+
+
+def test_the_line_of_a_live_stream(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(frames=100, total=None, time_s=4.0, elapsed_s=5.5, start_s=0.5)
+    bar = Bar()
+    display = _Bar(bar)
+    display(progress)
+    assert bar.fields["text"] == "19.8 frames/s  0.79x"
+    display.stats(EVENT)
+    display(progress)
+    assert (bar.fields["text"], bar.fields["completed"]) == (LINE, 100)
+    lines = _Lines()
+    lines.stats({**EVENT, "time_s": 1.0})
+    lines(progress)
+    lines.stats(EVENT)
+    assert capsys.readouterr().err == f"frame 150, {LINE}\n"

@@ -75,6 +75,11 @@ class QueuedSink:
         return {"skipped": self._queue.dropped + self._lost, "sink reconnects": self._again}
 
     @property
+    def depth(self) -> int:
+        """Frames that wait now."""
+        return self._queue.depth
+
+    @property
     def skipped(self) -> int:
         """Frames that this sink didn't get to send."""
         return self._queue.dropped + self._lost

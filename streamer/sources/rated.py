@@ -21,8 +21,8 @@ class RatedSource:
 
     The grid is absolute: slot n begins a quarter of a slot before n/rate seconds after the first frame, so that neither
     the same rate nor a multiple of it lies at a border. A slot's first frame is given, with its own time, and a second
-    one if the slot before was empty; the others are left out and counted, and their sound goes with the next one. A
-    source that is slower than `rate` keeps its frames as they are: nothing is made up.
+    one if the slot before was empty; the others are left out and counted; their sound, and the news of a discontinuity,
+    go with the next one. A source that is slower than `rate` keeps its frames as they are: nothing is made up.
     """
 
     def __init__(self, source: Source, rate: Fraction) -> None:
@@ -43,8 +43,10 @@ class RatedSource:
 
     @property
     def frames_total(self) -> int | None:
-        total, rate = self._source.frames_total, self._source.format.rate
-        return round(total * min(Fraction(1), self._rate / rate)) if total and rate else None
+        total = self._source.frames_total
+        if total is None or not self._source.format.rate:
+            return None
+        return round(total * min(Fraction(1), self._rate / self._source.format.rate))
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -60,14 +62,16 @@ class RatedSource:
 
     def read(self) -> Frame | None:
         packets: tuple[Any, ...] = ()
+        discontinuity = False
         while (frame := self._source.read()) is not None:
             packets += frame.packets
+            discontinuity = discontinuity or frame.discontinuity
             if self._first_s is None:
                 self._first_s = frame.time
             slot = floor((frame.time - self._first_s) * self._rate + _EARLY_SLOTS)
             if slot > self._slot:
                 self._slot = max(self._slot + 1, slot - 1)
-                return self._given(frame, packets)
+                return self._given(replace(frame, packets=packets, discontinuity=discontinuity))
             self._left_out += 1
         return None
 
@@ -77,8 +81,8 @@ class RatedSource:
     def close(self) -> None:
         self._source.close()
 
-    def _given(self, frame: Frame, packets: tuple[Any, ...]) -> Frame:
+    def _given(self, frame: Frame) -> Frame:
         """With an index that jumps only where frames were lost."""
         format = self.format
         duration = max(frame.duration, ticks(1 / format.rate, frame.time_base)) if format.rate else frame.duration
-        return replace(frame, format=format, duration=duration, index=frame.index - self._left_out, packets=packets)
+        return replace(frame, format=format, duration=duration, index=frame.index - self._left_out)

@@ -50,11 +50,12 @@ def numbered(number: int) -> Frame:
     """A picture of noise that no other number has."""
     frame = make_frame(width=WIDTH, height=HEIGHT)
     luma = np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH), np.uint8)
-    return replace(frame, planes=(luma, *frame.planes[1:]), index=number, pts=number)
+    never_late = sys.maxsize
+    return replace(frame, planes=(luma, *frame.planes[1:]), index=number, pts=number, captured_ns=never_late)
 
 
-def live(card: ModelCard, engine: str = "auto") -> EnhanceStage:
-    return EnhanceStage(card, engine=engine, level=0.3, noise=0.1, at_once=True)
+def live(card: ModelCard, engine: str = "auto", *, governed: bool = False) -> EnhanceStage:
+    return EnhanceStage(card, engine=engine, level=0.3, noise=0.1, at_once=True, governed=governed)
 
 
 def check(card: ModelCard, results: list[Frame], interpolated: int = 0) -> None:
@@ -79,10 +80,11 @@ def run_through(stage: EnhanceStage, results: list[Frame], numbers: range) -> No
         results += stage.process(numbered(number))
 
 
+@pytest.mark.parametrize("governed", [False, True])
 def test_a_live_job_starts_at_once_and_goes_over_to_the_gpu(
-    card: ModelCard, real_child: None, gate: Gate, caplog: pytest.LogCaptureFixture
+    card: ModelCard, real_child: None, gate: Gate, caplog: pytest.LogCaptureFixture, governed: bool
 ) -> None:
-    stage, results = live(card), list[Frame]()
+    stage, results = live(card, governed=governed), list[Frame]()
     with caplog.at_level(logging.INFO):
         stage.open(numbered(0).format)
         assert stage.engine_name == "openvino"

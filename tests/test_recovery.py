@@ -78,18 +78,24 @@ def check(results: list[Frame], wanted: list[Frame]) -> None:
             assert not plane.flags.writeable
 
 
+@pytest.fixture(scope="module")
+def wanted() -> list[Frame]:
+    """What becomes of them on the engine that takes over in the end."""
+    return run(stage_for(load_card("upscale-x2-nano"), engine="openvino"))
+
+
 @pytest.mark.parametrize("max_tile_px", [None, 2500], ids=["whole", "tiles"])
 @pytest.mark.parametrize("where", ["_submit", "_collect"])
-@pytest.mark.parametrize("number", [1, 2, 5, 8])
+@pytest.mark.parametrize("number", [1, 2, 7])
 def test_frames_under_way_are_enhanced_by_the_next_engine(
     card: ModelCard,
+    wanted: list[Frame],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     where: str,
     number: int,
     max_tile_px: int | None,
 ) -> None:
-    wanted = run(stage_for(card, engine="openvino"))
     breaking(monkeypatch, where, number)
     stage = stage_for(card, max_tile_px=max_tile_px)
     check(run(stage), wanted)
@@ -103,19 +109,17 @@ def test_frames_under_way_are_enhanced_by_the_next_engine(
 def test_frames_that_leave_as_soon_as_they_are_done(
     card: ModelCard, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    wanted = run(stage_for(card, engine="openvino"))
     breaking(monkeypatch, where, 4)
     stage = stage_for(card, governed=True)
     results = run(stage, wake=lambda: None)
-    assert [frame.index for frame in results] == [frame.index for frame in wanted]
+    assert [frame.index for frame in results] == list(range(FRAMES))
     assert (stage.engine_name, stage.counts["engines failed"]) == ("openvino", 1)
 
 
-def test_one_failure_after_the_other(card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_failure_after_the_other(card: ModelCard, wanted: list[Frame], monkeypatch: pytest.MonkeyPatch) -> None:
     """While frames are given to the next engine, that fails, too."""
     if not {"openvino", "onnxruntime"} <= {row.name for row in engines.available_engines() if row.usable}:
         pytest.skip("it takes two engines besides")
-    wanted = run(stage_for(card, engine="openvino"))
     breaking(monkeypatch, "_collect", 3)
     real = engines.OpenVINOEngine._collect
 

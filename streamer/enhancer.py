@@ -34,12 +34,18 @@ REPLACED_FRAMES = "replaced frames"
 @dataclass(frozen=True, slots=True)
 class _Inference:
     network: Network
+    engine: engines.Engine
     ticket: engines.Ticket
     tile: Tile
 
     @property
     def is_done(self) -> bool:
-        return self.network.engine.ready(self.ticket)
+        return self.engine.ready(self.ticket)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its engine has been given up."""
+        return self.engine is not self.network.engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +260,7 @@ class EnhanceStage:
             try:
                 if network.engine is not engine:  # it failed while there was no room, and this frame has to begin anew
                     break
-                inference = _Inference(network, network.submit(frame.planes, tile, controls), tile)
+                inference = _Inference(network, engine, network.submit(frame.planes, tile, controls), tile)
             except engines.InferenceError as error:
                 yield from self._recover(network, error)
                 break
@@ -276,12 +282,12 @@ class EnhanceStage:
         self._probes = deque(probe for probe in self._probes if probe.network is not network)
         network.replace_failed(error)
         self._guard.reset()
+        self._is_ladder_stale |= network is self._main  # what is under way in lighter networks has to leave first
         for part in waiting:
-            if part.inference is None or part.inference.network is not network:
+            if part.inference is None or not part.inference.is_lost:
                 self._in_flight.append(part)
             elif part.last:
-                yield from self._infer(network, part.frame, part.planes, part.controls)
-        self._is_ladder_stale = network is self._main
+                yield from self._infer(part.inference.network, part.frame, part.planes, part.controls)
 
     def _resample_chroma(self, frame: Frame, planes: tuple[Plane, ...]) -> None:
         for source, target in zip(frame.planes[1:], planes[1:], strict=True):
@@ -348,7 +354,8 @@ class EnhanceStage:
         controls, tile = self._controls(network, frame), network.tiles[0]
         try:
             while not network.is_full:
-                self._probes.append(_Inference(network, network.submit(frame.planes, tile, controls), tile))
+                ticket = network.submit(frame.planes, tile, controls)
+                self._probes.append(_Inference(network, network.engine, ticket, tile))
         except engines.InferenceError as error:
             yield from self._recover(network, error)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ZOO = Path(__file__).parent / "zoo"
+FLAVOURS = ("clean", "vivid")
 TASKS = ("upscale", "restore")
 COLORS = ("luma",)
 
@@ -70,6 +71,12 @@ class ModelCard:
     """What it is not good for."""
     path: Path
     """The ONNX file; not a key of the TOML."""
+
+    @property
+    def flavour(self) -> str:
+        """ "" (faithful, for streams as they are), "clean" (faithful, for undamaged sources) or "vivid" (inventive)."""
+        ending = self.name.rpartition("-")[2]
+        return ending if ending in FLAVOURS else ""
 
 
 def list_cards() -> tuple[ModelCard, ...]:

@@ -51,8 +51,8 @@ class TrainPlan:
     harm_weight: float = 0.0
     """Of what patches lost against the interpolation, added to the loss: teaches to leave alone what is good. Rises
     from 0 over all steps, as a network that has to do no harm before it can help learns to do nothing."""
-    gradient_weight: float = 0.0
-    """Of the l1 of differences between neighbours, added to the loss, as much as a picture is to be vivid."""
+    texture_weight: float = 0.0
+    """Of the difference in local contrast of fine detail, added to the loss, as much as a picture is to be vivid."""
     judge_weight: float = 0.0
     """Of the judge's displeasure (see `onnx_models.judge`), likewise; 0: no judge."""
     gain_min_db: float = 0.0
@@ -102,8 +102,8 @@ class Config:
     card: CardText = field(default_factory=CardText)
 
     def __post_init__(self) -> None:
-        if (self.train.judge_weight or self.train.gradient_weight) and not self.shape.vivid:
-            raise ValueError("judge_weight and gradient_weight are for vivid networks: set [shape] vivid = true")
+        if (self.train.judge_weight or self.train.texture_weight) and not self.shape.vivid:
+            raise ValueError("judge_weight and texture_weight are for vivid networks: set [shape] vivid = true")
 
     @property
     def recipe(self) -> Recipe:

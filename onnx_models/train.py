@@ -13,6 +13,7 @@ import math
 import operator
 import time
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import cv2
@@ -47,6 +48,8 @@ MSE_MIN = 0.5
 VALIDATION_PATCHES = 320
 JUDGE_RAMP_STEPS = 1000
 """The judge's weight rises over these steps, while it learns what to look for."""
+CONTRAST_MIN = 1 / 255
+"""Of texture: less is none."""
 LEVEL_JITTER = 0.05
 """Standard deviation: in use the level of a stream is an estimate."""
 
@@ -181,14 +184,18 @@ def harm_loss(out: Tensor, target: Tensor, interpolated: Tensor) -> Tensor:
     return (functional.relu(after - before) / (before.detach().sqrt() + 0.1 * LOSS_UNIT)).mean()
 
 
-def gradient_loss(out: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Mean l1 between the differences of neighbours, in both directions: errors of edges and texture.
+def texture_loss(out: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Mean l1 between the local contrasts of fine detail, each picture counted by its weight `[N]`.
 
-    Each picture is counted by its weight `[N]`.
+    Contrast is the standard deviation, in squares of 7 pixels, of what a mean over 5 pixels leaves. It says how much
+    detail there is and nothing of where, which the other losses know.
     """
-    error = out - target
-    own = error.diff(dim=-1).abs().mean(dim=(1, 2, 3)) + error.diff(dim=-2).abs().mean(dim=(1, 2, 3))
-    return (weights * own).mean()
+
+    def contrast(x: Tensor) -> Tensor:
+        detail = x - functional.avg_pool2d(x, 5, stride=1, padding=2, count_include_pad=False)
+        return (functional.avg_pool2d(detail.square(), 7, stride=2) + CONTRAST_MIN**2).sqrt()
+
+    return (weights * (contrast(out) - contrast(target)).abs().mean(dim=(1, 2, 3))).mean()
 
 
 @dataclass(frozen=True)
@@ -250,6 +257,7 @@ class Trainer:
         self.optimisers = make_optimisers(self.network, config.train)
         judged, rough = config.train.judge_weight > 0, config.train.precision == "bf16"
         self.judge = Judge(place.device, rough=rough) if judged else None
+        self._judged: list[float] = []
         self.step, self.minutes = 0, 0.0
         self.peaks: list[float] = []
         if (out / CHECKPOINT).exists():
@@ -302,8 +310,8 @@ class Trainer:
         loss = loss_of(plan.loss, out, high, interpolated)
         if plan.harm_weight:
             loss = loss + plan.harm_weight * self.step / plan.steps * harm_loss(out, high, interpolated)
-        if plan.gradient_weight:
-            loss = loss + plan.gradient_weight * gradient_loss(out, high, vividness)
+        if plan.texture_weight:
+            loss = loss + plan.texture_weight * texture_loss(out, high, vividness)
         if self.judge is not None:
             weight = plan.judge_weight * min(1.0, self.step / JUDGE_RAMP_STEPS)
             loss = loss + weight * self.judge.displeasure(out, interpolated, vividness)
@@ -316,7 +324,7 @@ class Trainer:
                 group["lr"] = group["base"] * rate_factor(plan, self.step)
             optimiser.step()
         if self.judge is not None:
-            self.judge.learn(out, high, interpolated, vividness)
+            self._judged.append(self.judge.learn(out, high, interpolated, vividness))
         keep = min(plan.ema, (self.step + 1) / (self.step + 20))
         with torch.no_grad():
             averaged: list[Tensor] = list(self.ema.parameters())
@@ -358,7 +366,9 @@ class Trainer:
                 now = time.monotonic_ns()
                 self.minutes += (now - started) / 60e9
                 speed = count * plan.batch * 1e9 / (now - started)
-                self._log(loss=round(total / count, 6), patches_per_s=round(speed, 1))
+                own = {"judge": round(fmean(self._judged), 4)} if self._judged else {}
+                self._judged.clear()
+                self._log(loss=round(total / count, 6), **own, patches_per_s=round(speed, 1))
                 started, total, count = now, 0.0, 0
             if self.step % plan.validate_every == 0 or self.step == plan.steps:
                 self._validate()

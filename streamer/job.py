@@ -252,8 +252,8 @@ def choose_model(name: str, scale: int | None = None) -> ModelCard | None:
     if name == "auto":
         wanted = DEFAULT_SCALE if scale is None else scale
         fitting = [card for card in cards if card.scale == wanted]
-        # Networks for clean sources amplify what a stream suffered: those that adapt to it come first.
-        card = min(fitting, key=lambda card: (not card.conditioned, card.macs_per_px), default=None)
+        # Networks for clean sources amplify what a stream suffered, and vivid ones are for who asks for them.
+        card = min(fitting, key=lambda card: (card.flavour != "", card.macs_per_px), default=None)
         if card is None:
             scales = ", ".join(str(value) for value in sorted({card.scale for card in cards}))
             raise UsageError(f"no model enlarges by {wanted}: --scale can be {scales}")

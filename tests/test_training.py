@@ -191,7 +191,7 @@ def test_a_new_training_can_start_from_a_checkpoint(trained: Path, data: Path, t
 
 
 def test_a_judged_training_resumes_with_its_judge(trained: Path, data: Path, tmp_path: Path) -> None:
-    plan = "judge_weight = 0.01\ngradient_weight = 0.5\ngain_min_db = -99.0\nassert_after = 1"
+    plan = "judge_weight = 0.01\ntexture_weight = 0.5\ngain_min_db = -99.0\nassert_after = 1"
     shape = "unshuffle = 2\nconditioned = true\nvivid = true"
     place = Place(pool_dir=trained, threads=1)
 

@@ -34,10 +34,13 @@ def interval_ns(format: VideoFormat, fps: Fraction | None = None) -> int:
 
 
 def lighter_cards(card: ModelCard) -> list[ModelCard]:
-    """Shipped models that can take the place of `card` with less work, the heaviest first."""
+    """Shipped models that can take the place of `card` with less work, the heaviest first.
+
+    They have the same flavour, which is what follows the size in a name, such as "clean" in upscale-x2-nano-clean.
+    """
 
     def kind(other: ModelCard) -> tuple[object, ...]:
-        return other.task, other.scale, other.color, other.conditioned
+        return other.task, other.scale, other.color, other.conditioned, other.name.split("-")[3:]
 
     fitting = [other for other in list_cards() if kind(other) == kind(card) and other.macs_per_px < card.macs_per_px]
     return sorted(fitting, key=lambda other: -other.macs_per_px)

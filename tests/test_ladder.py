@@ -193,6 +193,7 @@ def test_what_is_lighter() -> None:
         "upscale-x2-nano-clean",
     ]
     assert lighter_cards(load_card("upscale-x2-nano")) == []
+    assert lighter_cards(replace(load_card("upscale-x2-small"), name="upscale-x2-small-other")) == []
 
 
 def test_the_budget_is_what_the_stream_really_does() -> None:

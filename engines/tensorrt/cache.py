@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 LIMIT_BYTES = 2 << 30
 _MAGIC = b"streamer plan 1\n"
-_PLAN, _SIDE = ".plan", ".side"
+_PLAN, _SIDE, _DRAFT = ".plan", ".side", ".part"
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -156,7 +156,7 @@ class PlanCache:
         """Delete everything; how many bytes that freed."""
         freed = 0
         if self.folder.is_dir():
-            kinds = (f"*{_PLAN}", f"*{_SIDE}", "*.lock", "*/*")
+            kinds = (f"*{_PLAN}", f"*{_SIDE}", f"*{_DRAFT}", "*.lock", "*/*")
             for path in [path for kind in kinds for path in self.folder.glob(kind)]:
                 with contextlib.suppress(OSError):
                     freed += path.stat().st_size
@@ -185,6 +185,10 @@ class PlanCache:
         head = {"title": title, "sha256": hashlib.sha256(content).hexdigest(), "key": key.parts}
         path = self._path(key)
         try:
+            for left in self.folder.glob(
+                f"{path.stem}*{_DRAFT}"
+            ):  # by a process that was killed: the lock is held here
+                left.unlink(missing_ok=True)
             _replace(path, _MAGIC + json.dumps(head).encode() + b"\n" + content)
         except OSError as error:
             log.warning("the plan of %s is not kept in %s: %s", title, self.folder, error.strerror or error)
@@ -232,7 +236,7 @@ def _last_use(path: Path) -> float:
 
 def _replace(path: Path, content: bytes) -> None:
     """Write all of it or nothing."""
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=_DRAFT)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

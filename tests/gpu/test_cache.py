@@ -117,6 +117,18 @@ def test_a_folder_that_cannot_be_made_costs_a_warning_only(tmp_path: Path, caplo
     assert "plans are not kept" in caplog.text
 
 
+def test_what_a_killed_process_left_is_removed(cache: PlanCache) -> None:
+    cache.fetch(KEY, "it", lambda: b"plan")
+    mine, other = (cache.folder / f"{name}x1.part" for name in (KEY.digest, OTHER.digest))
+    for path in (mine, other, only_plan(cache)):
+        path.write_bytes(b"half a plan")
+    cache.fetch(KEY, "it", lambda: b"plan")
+    assert not mine.exists()
+    assert other.exists(), "that process may still be at work"
+    cache.clear()
+    assert not list(cache.folder.iterdir())
+
+
 def test_a_failed_build_leaves_nothing_and_frees_the_lock(cache: PlanCache) -> None:
     def interrupted() -> bytes:
         raise KeyboardInterrupt

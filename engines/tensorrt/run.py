@@ -19,7 +19,7 @@ from .cuda import Gpu, gpu_device
 from .graph import NotCapturableError
 from .load import LoadedPlan, PlanSource
 from .profile import Profile
-from .slot import InferenceRefusedError, Lanes, Slot, Specs
+from .slot import InferenceRefusedError, Lanes, Slot, Specs, size_of
 from .vendor import TENSORRT, TENSORRT_RTX, Backend, load_vendor
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ class TensorRTEngine(Engine):
         load_vendor(self.backend)  # a missing package is told before a missing GPU
         self._gpu = Gpu(self._device)
         with self._gpu.current():
+            self._check_memory(self._gpu, fixed)
             self._plan = self._source.load(read_model(self._model), self._title, self._gpu.device)
             inputs, outputs = _specs(self._plan, fixed)
             self._lanes = Lanes.make(self._gpu)
@@ -167,6 +168,18 @@ class TensorRTEngine(Engine):
     def _subject(self) -> str:
         return self._title
 
+    def _check_memory(self, gpu: Gpu, fixed: FixedModel) -> None:
+        """Before a build that may take minutes: is there room for one picture and what becomes of it, at least?"""
+        needed = sum(size_of(spec) for spec in _inferred(fixed.content).values())
+        if needed > gpu.free_bytes():
+            raise self._out_of_memory(f"it takes {needed >> 20} MiB and more; {gpu.free_bytes() >> 20} MiB are free")
+
+    def _out_of_memory(self, why: str) -> OutOfMemoryError:
+        return OutOfMemoryError(
+            f"the {self.name} engine cannot open {self._title}: GPU {self._device} has not enough memory for "
+            f"one picture in flight ({why}); close other programs that use it, or use a smaller picture"
+        )
+
     def _make_slots(self, plan: LoadedPlan, inputs: Specs, outputs: Specs) -> None:
         for number in range(self.slots):
             problem = self._make_slot(plan, inputs, outputs)
@@ -204,12 +217,7 @@ class TensorRTEngine(Engine):
                 slot.release()
             del self._slots[made:]
             free = f"{_short(error)}; {self._gpu.free_bytes() >> 20} MiB are free"
-            if made:
-                return OutOfMemoryError(free)
-            return OutOfMemoryError(
-                f"the {self.name} engine cannot open {self._title}: GPU {self._device} has not enough memory for "
-                f"one picture in flight ({free}); close other programs that use it, or use a smaller picture"
-            )
+            return OutOfMemoryError(free) if made else self._out_of_memory(free)
         return None
 
     def _capture(self) -> None:

@@ -45,14 +45,14 @@ class Block:
         self.offsets: dict[str, int] = {}
         self.size = 0
         self._specs = specs
-        for spec in sorted(specs, key=lambda spec: -_bytes(spec)):  # the large one first: nothing to pad before it
+        for spec in sorted(specs, key=lambda spec: -size_of(spec)):  # the large one first: nothing to pad before it
             self.offsets[spec.name] = -(-self.size // _ALIGNMENT) * _ALIGNMENT
-            self.size = self.offsets[spec.name] + _bytes(spec)
+            self.size = self.offsets[spec.name] + size_of(spec)
 
     def views(self, block: Array) -> dict[str, Array]:
         """The tensors in a uint8 `[size]` block."""
         return {
-            spec.name: block[self.offsets[spec.name] :][: _bytes(spec)].view(spec.dtype).reshape(spec.shape)
+            spec.name: block[self.offsets[spec.name] :][: size_of(spec)].view(spec.dtype).reshape(spec.shape)
             for spec in self._specs
         }
 
@@ -211,5 +211,6 @@ class Slot:
                     raise EngineError(f"TensorRT does not take an address for {spec}")
 
 
-def _bytes(spec: TensorSpec) -> int:
+def size_of(spec: TensorSpec) -> int:
+    """Its bytes."""
     return math.prod(spec.shape) * spec.dtype.itemsize

@@ -233,6 +233,15 @@ def test_a_gpu_that_is_full(simulated_gpu: SimulatedGpu, memory: int) -> None:
         check_a_frame(engine)
 
 
+def test_no_plan_is_built_for_a_picture_that_does_not_fit(
+    simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standin.Builder, "build_serialized_network", None)
+    simulated_gpu.reset(memory=5 * HEIGHT * WIDTH)
+    with pytest.raises(OutOfMemoryError, match="it takes 0 MiB and more; 0 MiB are free"):
+        TensorRTEngine(tiny_model(), SHAPES).open()
+
+
 def test_a_plan_that_finds_no_memory_is_not_thrown_away(
     simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import re
 import textwrap
 import threading
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 _REASON_LENGTH = 300
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|OutOfMemory|ALLOC_FAILED|failed to allocate memory|bad_alloc", re.IGNORECASE
+)
 _VENDOR_NOISE = re.compile(r"(Caught exception: )?Exception from \S+:\d+:|Check '[^']*' failed at \S+:\d+:|/\S+:\d+ ")
 
 
@@ -30,6 +34,14 @@ class EngineError(RuntimeError):
 
     The message says what was tried, on what, why it failed and what to do.
     """
+
+
+class InferenceError(EngineError):
+    """An inference could not be started, or failed; the engine may be of no use any more."""
+
+
+class OutOfMemoryError(EngineError):
+    """The device or the system has too little memory for what was asked; smaller pictures may fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +143,7 @@ class Engine(ABC):
         becomes the owner.
 
         Raises:
+            OutOfMemoryError: not enough memory for this size.
             EngineError: the engine is already open, or the network cannot run on this device.
         """
         if self._owner is not None:
@@ -142,7 +155,8 @@ class Engine(ABC):
             self._release()
             if isinstance(error, EngineError) or not isinstance(error, Exception):
                 raise
-            raise EngineError(
+            kind = OutOfMemoryError if is_out_of_memory(error) else EngineError
+            raise kind(
                 f"the {self.name} engine cannot open {self._subject()}: {vendor_reason(error)}; "
                 "try another engine, or a smaller picture if memory ran out"
             ) from None
@@ -157,6 +171,7 @@ class Engine(ABC):
                 soon as this returns.
 
         Raises:
+            InferenceError: the device or its library refused.
             EngineError: closed, wrong thread, no free slot, or feeds that don't fit.
         """
         self._check_usable("submit to")
@@ -195,8 +210,8 @@ class Engine(ABC):
             until the next `submit` or `close`. Copy them to keep them.
 
         Raises:
-            EngineError: closed, wrong thread, a ticket that is not in flight here, or the
-                inference failed. Even then the slot is free again.
+            InferenceError: the inference failed. The slot is free again.
+            EngineError: closed, wrong thread, or a ticket that is not in flight here.
         """
         slot = self._slot_of(ticket)
         try:
@@ -311,8 +326,9 @@ class Engine(ABC):
             self.inputs, self.outputs = (), ()
             self._owner = None
 
-    def _failure(self, error: Exception) -> EngineError:
-        return EngineError(
+    def _failure(self, error: Exception) -> InferenceError:
+        traceback.clear_frames(error.__traceback__)  # what they hold may belong to a device that is given up now
+        return InferenceError(
             f"the {self.name} engine failed while running {self._subject()}: "
             f"{vendor_reason(error)}; the next frame may be tried, or another engine"
         )
@@ -353,6 +369,11 @@ def vendor_reason(error: BaseException) -> str:
     said = " ".join(_VENDOR_NOISE.sub("", str(error)).split())
     reason = said.rstrip(".;: ") or type(error).__name__
     return textwrap.shorten(reason, _REASON_LENGTH, placeholder=" ...")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a vendor library's error says so, by its type or its words; they have no common type."""
+    return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def _fits(dtype: np.dtype[Any], wanted: np.dtype[Any]) -> bool:

@@ -404,10 +404,20 @@ def engines_list() -> None:
 def engines_build(
     model: Annotated[str, typer.Argument(help="The model's name.")],
     size: Annotated[str, typer.Option(metavar="WxH", help="Of the input's frames, such as 1280x720.")],
-    bits: Annotated[int, typer.Option(help="Of the input's pixels, 8 to 16.")] = 8,
+    smallest: Annotated[
+        str | None, typer.Option("--min", metavar="WxH", help="Build one plan for all sizes from this one on ...")
+    ] = None,
+    largest: Annotated[
+        str | None, typer.Option("--max", metavar="WxH", help="... up to this one; best at --size.")
+    ] = None,
+    pix_fmt: Annotated[str, typer.Option(help="Of the input's frames.")] = "yuv420p",
+    siting: Annotated[
+        str, typer.Option(help="Where its chroma lies: left (usual), center (JPEG), topleft (HDR) ...")
+    ] = "left",
     engine: Annotated[str, typer.Option(help="auto, tensorrt or tensorrt-rtx.")] = "auto",
     device: Annotated[int, typer.Option(help="Which GPU, where there are several.")] = 0,
     precision: Annotated[str, typer.Option(help="f16, f32, or auto: f16.")] = "auto",
+    islands: Annotated[int, typer.Option(help="Of f16, what stays in f32: 0 what overflows, 1 more of it, 2 all.")] = 0,
     opt_level: Annotated[int | None, typer.Option(help="0 builds fast, 5 runs fast; default: the library's.")] = None,
     log_level: LogLevelOption = LogLevel.warning,
 ) -> None:
@@ -416,9 +426,20 @@ def engines_build(
     def run() -> None:
         from streamer import plans
 
-        typer.echo(
-            plans.build(model, size, bits=bits, engine=engine, device=device, precision=precision, level=opt_level)
+        told = plans.build(
+            model,
+            size,
+            smallest=smallest,
+            largest=largest,
+            pix_fmt=pix_fmt,
+            siting=siting,
+            engine=engine,
+            device=device,
+            precision=precision,
+            islands=islands,
+            level=opt_level,
         )
+        typer.echo(told)
 
     _guarded(run, log_level)
 
@@ -468,6 +489,9 @@ def _job(
 def _report(summary: Summary, as_json: bool, to_stderr: bool) -> None:
     if as_json:
         typer.echo(json.dumps(summary.as_dict()), err=to_stderr)
+        return
+    if summary.interrupted and not summary.frames:
+        typer.echo("interrupted before the first frame", err=to_stderr)
         return
     how = "interrupted after" if summary.interrupted else "enhanced" if summary.model != "none" else "copied"
     frames = "1 frame" if summary.frames == 1 else f"{summary.frames} frames"

@@ -42,7 +42,7 @@ def engine_table() -> str:
     lines = []
     for row in engines.available_engines():
         mark = "yes" if row.usable else "no "
-        lines.append(f"{mark}  {row.name:13} {row.version or '-':12} {row.reason}")
+        lines.append(f"{mark}  {row.name:20} {row.version or '-':12} {row.reason}")
     try:
         choice = engines.choose_engine("auto").row.name
     except engines.EngineError as error:

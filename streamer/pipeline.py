@@ -19,7 +19,7 @@ from types import TracebackType
 from streamer.channel import Cancelled, Channel, Ended, Overflow, Woken
 from streamer.frame import Frame
 from streamer.ladder import LATE_INTERVALS, interval_ns
-from streamer.stage import Counting, Prompt, Queueing, Reporting, Sink, Source, Stage
+from streamer.stage import Counting, Interruptible, Prompt, Queueing, Reporting, Sink, Source, Stage
 from streamer.stats import Reading, StageStats, Stats
 
 log = logging.getLogger(__name__)
@@ -104,12 +104,18 @@ class Pipeline:
         return self
 
     def stop(self) -> None:
-        """Ends the stream early but cleanly: frames already captured are delivered, sinks are finished. Any thread."""
+        """Ends the stream early but cleanly: frames already captured are delivered, sinks are finished. Any thread.
+
+        A stage that is being opened, and would take long, gives up instead; then everything is cancelled.
+        """
         self._source.interrupt()
+        for stage in self._stages:
+            if isinstance(stage, Interruptible):
+                stage.interrupt()
 
     def cancel(self) -> None:
         """Ends at once: frames under way are discarded and sinks aborted. Any thread."""
-        self._source.interrupt()
+        self.stop()
         for channel in self._channels:
             channel.cancel()
 
@@ -153,7 +159,7 @@ class Pipeline:
         try:
             work(*arguments)
         except Cancelled:
-            pass  # somebody else failed first, or the caller cancelled
+            self.cancel()  # somebody else failed first, the caller cancelled, or a stage gave up while it opened
         except BaseException as error:  # the thread's outermost guard: every cause must reach wait()
             self._fail(error)
             self.cancel()

@@ -102,6 +102,14 @@ class Prompt(Protocol):
 
 
 @runtime_checkable
+class Interruptible(Protocol):
+    """A stage that may take minutes to open."""
+
+    def interrupt(self) -> None:
+        """Lets an `open` that is under way, or begins later, raise Cancelled if it would take long. Any thread."""
+
+
+@runtime_checkable
 class Counting(Protocol):
     """A stage that also counts what was unusual, by name; the pipeline adds it to its events at the end."""
 

@@ -18,7 +18,7 @@ LEVELS = (
     {"errors", "notes", "backoff", "child", "query"},
     {"frame", "clock", "channel", "stats", "governor"},
     {"pool", "color", "stage", "tiling", "level", "level_weights", "timeline", "detached", "cuts", "motion"},
-    {"blend", "convert", "gate", "guard", "runner", "network", "ladder"},
+    {"blend", "convert", "fitting", "gate", "guard", "runner", "network", "ladder"},
     {"sources", "sinks", "enhancer", "switch", "stabiliser"},
     {"pipeline"},
     {"observer", "metrics"},

@@ -18,6 +18,7 @@ from engines import (
     EngineError,
     OnnxRuntimeCudaEngine,
     OnnxRuntimeEngine,
+    OnnxRuntimeTensorRTEngine,
     OpenVINOEngine,
     SlotBuffers,
     TensorRTEngine,
@@ -41,18 +42,29 @@ class OnnxRuntimeWithoutCuda(OnnxRuntimeCudaEngine):
         return {}
 
 
+class OnnxRuntimeWithoutTensorRT(OnnxRuntimeTensorRTEngine):
+    """The same with TensorRT's provider."""
+
+    provider = "CPUExecutionProvider"
+
+    def _asked(self) -> list[str]:
+        return [self.provider]
+
+
 ENGINES: dict[str, type[OpenVINOEngine] | type[OnnxRuntimeEngine] | type[TensorRTEngine]] = {
     "openvino": OpenVINOEngine,
     "onnxruntime": OnnxRuntimeEngine,
     "onnxruntime-cuda": OnnxRuntimeWithoutCuda,
+    "onnxruntime-tensorrt": OnnxRuntimeWithoutTensorRT,
     "tensorrt": TensorRTEngine,
 }
 ON_GPU = {"tensorrt"}
 """These run on the simulated GPU, see tests/gpu."""
-STANDS_IN = {"onnxruntime-cuda": "onnxruntime"}
+STANDS_IN = {"onnxruntime-cuda": "onnxruntime", "onnxruntime-tensorrt": "onnxruntime"}
 HEIGHT, WIDTH = 18, 26
 LIMIT_S = 20
-SLOTS, DEFAULT_SLOTS = 3, {"openvino": 2, "onnxruntime": 2, "onnxruntime-cuda": 2, "tensorrt": 3}
+SLOTS = 3
+DEFAULT_SLOTS = dict.fromkeys(ENGINES, 2) | {"tensorrt": 3}
 SHAPES = {"luma": (1, 1, HEIGHT, WIDTH)}
 ONE = np.ones(1, np.float32)
 

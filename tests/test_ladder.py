@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -235,10 +236,10 @@ def test_a_network_that_doesnt_open_is_left_out(
     opened = engines.open_engine
     nano = load_card("upscale-x2-nano").path
 
-    def failing(model: object, **request: object) -> engines.Engine:
-        if model == nano:
+    def failing(request: engines.EngineRequest, **settings: Any) -> engines.Engine:
+        if request.model == nano:
             raise engines.EngineError("no memory")
-        return opened(model, **request)  # type: ignore[arg-type]
+        return opened(request, **settings)
 
     monkeypatch.setattr(engines, "open_engine", failing)
     stage = begun(governed(), {})
@@ -268,8 +269,37 @@ def test_another_engine_gets_another_ladder(monkeypatch: pytest.MonkeyPatch) -> 
     results = finished(stage, frames)
     assert [frame.index for frame in results] == list(range(frames))
     assert stage.engine_name != faulty.NAME
-    assert stage.counts["engines replaced"] == 2
+    assert stage.counts["engines replaced"] == 3
     assert {network.runner.name for network in _networks(ladder)} == {stage.engine_name}
+
+
+@pytest.mark.parametrize("number", [4, 7, 10])
+def test_a_device_that_is_lost_takes_all_networks_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+    references: dict[str, list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]],
+    number: int,
+) -> None:
+    """Frames of both are under way then: each is enhanced by what takes the place of its own."""
+    faulty.install(monkeypatch, lambda *_: None)
+    real, seen = faulty.FaultyEngine._collect, [0]
+
+    def lose(self: faulty.FaultyEngine, slot: int) -> None:
+        seen[0] += bool(self._flying)
+        if seen[0] >= number and self._flying:
+            raise RuntimeError("the device is lost")
+        real(self, slot)
+
+    monkeypatch.setattr(faulty.FaultyEngine, "_collect", lose)
+    stage = begun(governed(faulty.NAME), dict(enumerate((NANO, SMALL) * 8, 1)))
+    results = finished(stage, 16)
+    assert [frame.index for frame in results] == list(range(16))
+    for frame in results:  # float16 and int8 differ by more than `way_of` takes for the same
+        errors = {
+            name: np.abs(frame.planes[0].astype(int) - references[name][frame.index]).mean() for name in references
+        }
+        assert min(errors.values()) < 4, errors
+    assert stage.engine_name == "openvino"
+    assert stage.counts["engines failed"] == 1, "the main one; lighter networks are opened anew"
 
 
 def _networks(ladder: Ladder) -> list[Network]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,7 @@ card, together, opened = load_card("upscale-x2-nano"), threading.Barrier(2), thr
 
 def work():
     together.wait()
-    engine = engines.open_engine(card.path, height=16, width=16, engine="openvino")
+    engine = engines.open_engine(engines.EngineRequest(card.path, 16, 16, engine="openvino"))
     engine.close()
 
 def disturb():  # Python's lock changes hands all the time
@@ -215,8 +216,9 @@ def test_engines_open_on_two_threads_at_once() -> None:
 
 def test_engines_of_one_network_share_its_compiled_form() -> None:
     card = load_card("upscale-x2-nano")
-    first, second = (engines.open_engine(card.path, height=16, width=24, engine="openvino") for _ in range(2))
-    other = engines.open_engine(card.path, height=16, width=32, engine="openvino")
+    request = engines.EngineRequest(card.path, 24, 16, engine="openvino")
+    first, second = (engines.open_engine(request) for _ in range(2))
+    other = engines.open_engine(replace(request, width=32))
     assert len(openvino._compiled_models) == 2
     feeds = [
         {spec.name: np.full(spec.shape, code if spec.name == "luma" else 1, spec.dtype) for spec in engine.inputs}

@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from benchmarks import gpu as gpu_benchmark
+from benchmarks import latency as latency_benchmark
 from benchmarks import level as level_benchmark
 from benchmarks import memory as memory_benchmark
 from benchmarks import networks as networks_benchmark
 from benchmarks import quality as quality_benchmark
 from benchmarks import speed as speed_benchmark
 from benchmarks import startup as startup_benchmark
+from benchmarks import temporal as temporal_benchmark
 from benchmarks.report import Report
 from engines import EngineError
 from streamer.errors import UsageError
@@ -31,6 +33,19 @@ def speed(
 ) -> None:
     """Decoder, network and encoder alone, the whole pipeline, and the loop that people write without it."""
     _show(speed_benchmark.run(frames, repeat), json)
+
+
+@app.command()
+def latency(
+    seconds: Annotated[float, typer.Option(min=1, help="Per way, after three for warming up.")] = 30.0,
+    model: Annotated[str, typer.Option(help="A shipped model.")] = "upscale-x2-nano",
+    output: Annotated[str, typer.Option(help=" or ".join(latency_benchmark.OUTPUTS))] = "rtsp",
+    json: JsonOption = None,
+) -> None:
+    """Glass to glass over loopback, with a clock burnt into the picture: RTSP in, enhanced or not, and out again."""
+    if output not in latency_benchmark.OUTPUTS:
+        raise typer.BadParameter(f"there is no output {output!r}: use {' or '.join(latency_benchmark.OUTPUTS)}")
+    _show(latency_benchmark.run(seconds, model, output), json)
 
 
 @app.command()
@@ -67,6 +82,21 @@ def quality(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     _show(report, json)
+
+
+@app.command()
+def temporal(
+    data: Annotated[list[Path], typer.Argument(help="Folders of clips and photographs.")],
+    model: Annotated[str, typer.Option(help="A shipped model.")] = "upscale-x2-nano",
+    frames: Annotated[int, typer.Option(min=8, help="Of each sequence.")] = 64,
+    mode: Annotated[list[str], typer.Option(help="Repeat the option.")] = ["adaptive", "flow"],  # noqa: B006
+    damage: Annotated[
+        list[str] | None, typer.Option(help="Such as 'noise 5'; repeat the option. Default: all.")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """What stabilising gains over frame by frame and a fixed average, what it costs, and how scene cuts are found."""
+    _show(temporal_benchmark.run(data, model, frames, mode, damage or []), json)
 
 
 @app.command()

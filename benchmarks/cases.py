@@ -82,7 +82,7 @@ def network(setup: Setup, window: Window) -> None:
     height, width = frames[0].planes[0].shape
     controls = _controls()
     flying: deque[engines.Ticket] = deque()
-    with engines.open_engine(_card().path, height=height, width=width) as engine:
+    with engines.open_engine(engines.EngineRequest(_card().path, width, height)) as engine:
         for frame in islice(cycle(frames), setup.frames):
             if len(flying) == engine.slots:
                 engine.collect(flying.popleft())

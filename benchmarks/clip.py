@@ -31,12 +31,17 @@ _SOURCE = ROOT / "streamer" / "samples" / "book.mkv"
 
 def make_clip(path: Path, frames: int) -> None:
     """Writes `frames` frames of the test clip to `path`, replacing it."""
-    pictures = [_cropped(picture) for picture in _decoded()]
+    pictures = webcam_frames()
     sink = MediaSink(str(path), EncoderSettings("h264", 23, "veryfast"), force=True)
     sink.open(FORMAT, Media())
     for frame in stamped(pictures, frames):
         sink.write(frame)
     sink.close()
+
+
+def webcam_frames() -> list[Frame]:
+    """The recording's own frames, once, in FORMAT."""
+    return [_cropped(picture) for picture in _decoded()]
 
 
 def stamped(frames: list[Frame], count: int) -> Iterator[Frame]:

@@ -1,14 +1,16 @@
 """`gpu`: how close a TensorRT engine comes to what the GPU's copies and its computation alone would allow.
 
-The same engine is timed three times with as many pictures in flight as it has slots: whole, without its inferences, and
-without its copies between host and device. What is left are the two floors: copies in and out overlap with computation,
-so a perfect engine takes as long as the slower of them. Then the whole job: a clip decoded, enhanced, and thrown away
-or encoded. Rounds interleave the cases. Plans are built before anything is timed.
+Frames are 4:2:0, and their chroma is enlarged with the luma, as in a job. The same engine is timed three times with as
+many of them in flight as it has slots: whole, without its inferences, and without its copies between host and device.
+What is left are the two floors: copies in and out overlap with computation, so a perfect engine takes as long as the
+slower of them. Then the whole job: a clip decoded, enhanced, and thrown away or encoded. Rounds interleave the cases.
+Plans are built before anything is timed.
 """
 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -20,10 +22,13 @@ from benchmarks.clip import DESCRIPTION, make_clip
 from benchmarks.machine import facts
 from benchmarks.networks import frame_ms
 from benchmarks.report import Report, table
-from engines import EngineError, PlanCache, TensorRTEngine, TensorRTRTXEngine, for_bits
+from engines import EngineError, EngineRequest, PlanCache, TensorRTEngine, TensorRTRTXEngine, for_bits
+from engines.chroma import with_chroma
 from engines.tensorrt import half_precision
 from engines.tensorrt.slot import Slot
 from onnx_models.cards import ModelCard, load_card
+from streamer.fitting import Fitter
+from streamer.frame import VideoFormat
 
 SIZES = ((640, 360), (1280, 720), (1920, 1080))
 _BACKENDS = {engine.name: engine for engine in (TensorRTEngine, TensorRTRTXEngine)}
@@ -63,7 +68,7 @@ def run(
     machine = facts() | {"gpu": row.reason, "engine": f"{row.name} {row.version}"}
     card = load_card(model)
     for width, height in sizes:
-        engines.build_engine(card.path, height=height, width=width, engine=row.name, device=device)
+        engines.build_engine(replace(_request(card, (width, height)), engine=row.name, device=device))
     found = {
         f"{width}x{height}": _floors(card, (width, height), row.name, device, frames, repeat) for width, height in sizes
     }
@@ -90,13 +95,19 @@ def _floors(card: ModelCard, size: tuple[int, int], name: str, device: int, fram
 
 
 def _case_ms(card: ModelCard, size: tuple[int, int], name: str, device: int, frames: int, slot: type[Slot]) -> float:
-    width, height = size
-    base = _BACKENDS[name]
+    base, request = _BACKENDS[name], _request(card, size)
     variant = cast("type[TensorRTEngine]", type(slot.__name__, (base,), {"slot_type": slot}))
     cache = PlanCache()
-    model = half_precision(for_bits(card.path, 8), cache)
-    with variant(model, {"luma": (1, 1, height, width)}, device=device, cache=cache, title=card.path.name) as opened:
+    model = half_precision(for_bits(card.path, request.bits), cache)
+    if request.chroma is not None:
+        model = with_chroma(model, request.chroma)
+    with variant(model, request.shapes(), device=device, cache=cache, title=card.path.name) as opened:
         return frame_ms(opened, frames)
+
+
+def _request(card: ModelCard, size: tuple[int, int]) -> EngineRequest:
+    """What a job asks for whole frames of this size."""
+    return Fitter(card, VideoFormat(*size, "yuv420p")).gpu_request()
 
 
 def _jobs(model: str, engine: str, device: int, frames: int) -> dict[str, float]:

@@ -77,7 +77,7 @@ def shape_of(name: str) -> Candidate:
 def time_frame(candidate: Candidate, frames: int, engine: str) -> float:
     """Wall milliseconds a frame, two in flight."""
     height, width = SIZES.get(candidate.scale, SMALL)
-    with engines.open_engine(candidate.model, height=height, width=width, engine=engine) as opened:
+    with engines.open_engine(engines.EngineRequest(candidate.model, width, height, engine=engine)) as opened:
         return frame_ms(opened, frames)
 
 

@@ -5,35 +5,42 @@ engine loads its own when it is opened.
 """
 
 from .background import PlanBuild
-from .base import Array, Engine, EngineError, SlotBuffers, TensorSpec, Ticket
+from .base import Array, Engine, EngineError, InferenceError, OutOfMemoryError, SlotBuffers, TensorSpec, Ticket
+from .chroma import ChromaFilter
 from .onnxruntime import OnnxRuntimeEngine
 from .onnxruntime_cuda import OnnxRuntimeCudaEngine
+from .onnxruntime_tensorrt import OnnxRuntimeTensorRTEngine
+from .opening import open_engine
 from .openvino import OpenVINOEngine
 from .pixels import check_contract, for_bits, scale_of
+from .plans import build_engine, plan_is_ready
+from .request import EngineRequest
 from .select import (
     EngineChoice,
     EngineOption,
     EngineRow,
     available_engines,
-    build_engine,
     choose_engine,
     engine_names,
     engine_options,
-    open_engine,
-    plan_is_ready,
 )
 from .tensorrt import PlanCache, PlanEntry, TensorRTEngine, TensorRTRTXEngine, diagnose_gpu, explain
 
 __all__ = [
     "Array",
+    "ChromaFilter",
     "Engine",
     "EngineChoice",
     "EngineError",
     "EngineOption",
+    "EngineRequest",
     "EngineRow",
+    "InferenceError",
     "OnnxRuntimeCudaEngine",
     "OnnxRuntimeEngine",
+    "OnnxRuntimeTensorRTEngine",
     "OpenVINOEngine",
+    "OutOfMemoryError",
     "PlanBuild",
     "PlanCache",
     "PlanEntry",

@@ -8,7 +8,6 @@ finds the plan there.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import subprocess
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from .base import EngineError, vendor_reason
-from .select import build_engine
+from .plans import build_engine
+from .request import EngineRequest
 
 COMMAND = (sys.executable, "-c", "from engines.background import main; main()")
 _LESS_URGENT = 10
@@ -29,9 +29,9 @@ _LESS_URGENT = 10
 class PlanBuild:
     """One build in a child process. Any one thread starts, asks and stops it."""
 
-    def __init__(self, model: Path, **request: Any) -> None:
-        """Store what to build: `request` is as for `build_engine`, without `progress`."""
-        self._request = {"model": str(model), **request}
+    def __init__(self, request: EngineRequest) -> None:
+        """Store what to build, see `build_engine`; the model must be a file."""
+        self._request = request
         self._child: subprocess.Popen[bytes] | None = None
         self._output: Any = None
 
@@ -49,7 +49,7 @@ class PlanBuild:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # not a pipe: that would block a child that says much
         try:
             self._child = subprocess.Popen(
-                [*COMMAND, json.dumps(self._request)],
+                [*COMMAND, self._request.to_json()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=self._output,
@@ -101,9 +101,8 @@ def main() -> None:
     if hasattr(os, "nice"):
         os.nice(_LESS_URGENT)
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
-    request = json.loads(sys.argv[-1])
     try:
-        build_engine(Path(request.pop("model")), **request)
+        build_engine(EngineRequest.from_json(sys.argv[-1]))
     except EngineError as error:
         print(vendor_reason(error), file=sys.stderr)
         sys.exit(1)

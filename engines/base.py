@@ -6,6 +6,8 @@ import contextlib
 import re
 import textwrap
 import threading
+import time
+import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
@@ -15,12 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
 Array = NDArray[Any]
 
 _REASON_LENGTH = 300
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|OutOfMemory|ALLOC_FAILED|failed to allocate memory|bad_alloc", re.IGNORECASE
+)
 _VENDOR_NOISE = re.compile(r"(Caught exception: )?Exception from \S+:\d+:|Check '[^']*' failed at \S+:\d+:|/\S+:\d+ ")
 
 
@@ -29,6 +34,14 @@ class EngineError(RuntimeError):
 
     The message says what was tried, on what, why it failed and what to do.
     """
+
+
+class InferenceError(EngineError):
+    """An inference could not be started, or failed; the engine may be of no use any more."""
+
+
+class OutOfMemoryError(EngineError):
+    """The device or the system has too little memory for what was asked; smaller pictures may fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +101,10 @@ class Engine(ABC):
     """The name of the back end, as in the table of engines."""
     on_gpu: ClassVar[bool] = False
     """Whether it computes on a GPU, whose results nobody but the user can check."""
+    tells: ClassVar[bool] = False
+    """Whether `on_done` is called, and `ready` is of use."""
+    can_move: ClassVar[bool] = False
+    """Whether another thread may `adopt` it."""
 
     def __init__(self, slots: int) -> None:
         if slots < 1:
@@ -100,12 +117,18 @@ class Engine(ABC):
         """Known after `open`, and empty before."""
         self.outputs: tuple[TensorSpec, ...] = ()
         """Known after `open`, and empty before."""
+        self.on_done: Callable[[], None] | None = None
+        """Called after every inference, by a thread of the back end's, so it must be short; set it before `open`."""
+        self.latency_ns = 0
+        """Of the inference that was collected last: from `submit` to its end, or to `collect` where nobody tells."""
         self._owner: threading.Thread | None = None
         self._submitted = 0
         self._buffers: list[SlotBuffers] = []
         self._views: list[dict[str, Array]] = []
         self._free: deque[int] = deque()
         self._flying: dict[Ticket, int] = {}
+        self._started_ns: list[int] = []
+        self._ended_ns: list[int] = []  # 0: under way
 
     @property
     def is_open(self) -> bool:
@@ -120,6 +143,7 @@ class Engine(ABC):
         becomes the owner.
 
         Raises:
+            OutOfMemoryError: not enough memory for this size.
             EngineError: the engine is already open, or the network cannot run on this device.
         """
         if self._owner is not None:
@@ -131,7 +155,8 @@ class Engine(ABC):
             self._release()
             if isinstance(error, EngineError) or not isinstance(error, Exception):
                 raise
-            raise EngineError(
+            kind = OutOfMemoryError if is_out_of_memory(error) else EngineError
+            raise kind(
                 f"the {self.name} engine cannot open {self._subject()}: {vendor_reason(error)}; "
                 "try another engine, or a smaller picture if memory ran out"
             ) from None
@@ -146,6 +171,7 @@ class Engine(ABC):
                 soon as this returns.
 
         Raises:
+            InferenceError: the device or its library refused.
             EngineError: closed, wrong thread, no free slot, or feeds that don't fit.
         """
         self._check_usable("submit to")
@@ -157,6 +183,7 @@ class Engine(ABC):
         slot = self._free.popleft()
         for name, buffer in self._buffers[slot].inputs.items():
             np.copyto(buffer, feeds[name])
+        self._started_ns[slot], self._ended_ns[slot] = time.monotonic_ns(), 0
         try:
             self._submit(slot)
         except Exception as error:
@@ -167,6 +194,14 @@ class Engine(ABC):
         self._flying[ticket] = slot
         return ticket
 
+    def ready(self, ticket: Ticket) -> bool:
+        """Whether `collect` would return at once. An engine that doesn't tell says no until then.
+
+        Raises:
+            EngineError: as `collect`, as far as that shows beforehand.
+        """
+        return self._ended_ns[self._slot_of(ticket)] > 0
+
     def collect(self, ticket: Ticket) -> dict[str, Array]:
         """Wait for one inference and return its outputs.
 
@@ -175,23 +210,29 @@ class Engine(ABC):
             until the next `submit` or `close`. Copy them to keep them.
 
         Raises:
-            EngineError: closed, wrong thread, a ticket that is not in flight here, or the
-                inference failed. Even then the slot is free again.
+            InferenceError: the inference failed. The slot is free again.
+            EngineError: closed, wrong thread, or a ticket that is not in flight here.
         """
-        self._check_usable("collect from")
-        slot = self._flying.get(ticket)
-        if slot is None:
-            raise EngineError(
-                f"cannot collect ticket {ticket.number} from the {self.name} engine: it was "
-                "collected before, or is not from this opening of this engine"
-            )
+        slot = self._slot_of(ticket)
         try:
             self._collect(slot)
         except Exception as error:
             self._finish(ticket)
             raise self._failure(error) from error
         self._finish(ticket)  # not after an interrupted wait: the slot is still busy then
+        self.latency_ns = (self._ended_ns[slot] or time.monotonic_ns()) - self._started_ns[slot]
         return dict(self._views[slot])
+
+    def adopt(self) -> None:
+        """Make the calling thread the owner of an engine that another one opened and has done with.
+
+        Raises:
+            EngineError: closed, or its device binds it to its thread (see `can_move`).
+        """
+        if self._owner is None or not self.can_move:
+            reason = "it stays on the thread that opened it" if self._owner else "open it first"
+            raise EngineError(f"cannot adopt the {self.name} engine: {reason}")
+        self._owner = threading.current_thread()
 
     def close(self) -> None:
         """Wait for what is in flight, discard it, and release the device.
@@ -246,10 +287,27 @@ class Engine(ABC):
         self.inputs = _specs(first.inputs)
         self.outputs = _specs(first.outputs)
         self._views = [_read_only(buffers.outputs) for buffers in self._buffers]
+        self._started_ns, self._ended_ns = [0] * self.slots, [0] * self.slots
         for slot in range(self.slots):
             self._submit(slot)
             self._collect(slot)
         self._free = deque(range(self.slots))
+
+    def _slot_of(self, ticket: Ticket) -> int:
+        self._check_usable("collect from")
+        slot = self._flying.get(ticket)
+        if slot is None:
+            raise EngineError(
+                f"cannot collect ticket {ticket.number} from the {self.name} engine: it was "
+                "collected before, or is not from this opening of this engine"
+            )
+        return slot
+
+    def _tell(self, slot: int) -> None:
+        """For back ends that know: an inference has ended, well or badly. Any thread."""
+        self._ended_ns[slot] = time.monotonic_ns()
+        if self.on_done is not None:
+            self.on_done()
 
     def _finish(self, ticket: Ticket) -> None:
         self._free.append(self._flying.pop(ticket))
@@ -264,11 +322,13 @@ class Engine(ABC):
             self._close()
         finally:
             self._buffers, self._views = [], []
+            self._started_ns, self._ended_ns, self.latency_ns = [], [], 0
             self.inputs, self.outputs = (), ()
             self._owner = None
 
-    def _failure(self, error: Exception) -> EngineError:
-        return EngineError(
+    def _failure(self, error: Exception) -> InferenceError:
+        traceback.clear_frames(error.__traceback__)  # what they hold may belong to a device that is given up now
+        return InferenceError(
             f"the {self.name} engine failed while running {self._subject()}: "
             f"{vendor_reason(error)}; the next frame may be tried, or another engine"
         )
@@ -309,6 +369,11 @@ def vendor_reason(error: BaseException) -> str:
     said = " ".join(_VENDOR_NOISE.sub("", str(error)).split())
     reason = said.rstrip(".;: ") or type(error).__name__
     return textwrap.shorten(reason, _REASON_LENGTH, placeholder=" ...")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a vendor library's error says so, by its type or its words; they have no common type."""
+    return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def _fits(dtype: np.dtype[Any], wanted: np.dtype[Any]) -> bool:

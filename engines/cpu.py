@@ -15,6 +15,9 @@ from .model import model_name
 class CpuEngine(Engine):
     """An engine that runs an ONNX model on some threads of the CPU, in the precision that its graph says."""
 
+    tells = True
+    can_move = True
+
     def __init__(
         self,
         model: Path | bytes,

@@ -47,8 +47,14 @@ class OnnxRuntimeEngine(CpuEngine):
 
     def _submit(self, slot: int) -> None:
         if self._workers is not None:
-            run = self._session.run_with_iobinding
-            self._results[slot] = self._workers.submit(run, self._bindings[slot])
+            self._results[slot] = self._workers.submit(self._run, slot)
+
+    def _run(self, slot: int) -> None:
+        """On a worker's thread."""
+        try:
+            self._session.run_with_iobinding(self._bindings[slot])
+        finally:
+            self._tell(slot)
 
     def _collect(self, slot: int) -> None:
         self._results[slot].result()

@@ -1,15 +1,14 @@
 """The ONNX Runtime engine on an NVIDIA GPU, for where TensorRT is missing, or still builds its plan.
 
 Nobody has run it on a GPU: its tests put ONNX Runtime's CPU provider in the place of CUDA's, and imitate what is known
-of how CUDA's fails. The TensorRT provider is not offered, because the project's own TensorRT engine has a cache of
-plans, checks them, and orders its copies itself.
+of how CUDA's fails.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .base import EngineError
 from .onnxruntime import OnnxRuntimeEngine
@@ -34,6 +33,8 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
     name = "onnxruntime-cuda"
     on_gpu = True
     provider = PROVIDER
+    fix: ClassVar[str] = FIX
+    """What to install."""
 
     def __init__(
         self,
@@ -52,21 +53,28 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
     def _providers(self, vendor: Any) -> list[Any]:
         if self.provider not in vendor.get_available_providers():
             raise EngineError(
-                f"the {self.name} engine needs a package with CUDA, and the installed onnxruntime has none; run: {FIX}"
+                f"the {self.name} engine needs a package with {self.provider}, and the installed onnxruntime has none; "
+                f"run: {self.fix}"
             )
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it doesn't find; the session's check decides
             preload = getattr(vendor, "preload_dlls", None)  # finds CUDA where pip put it; since 1.21
             if preload is not None:
                 preload()
+        return self._asked()
+
+    def _asked(self) -> list[Any]:
         return [(self.provider, self._provider_options())]
 
     def _provider_options(self) -> dict[str, str]:
+        return self._cuda_options()
+
+    def _cuda_options(self) -> dict[str, str]:
         # In TF32, which is CUDA's default, float32 is multiplied with the digits of float16.
         return {"device_id": str(self._device), "use_tf32": "0"}
 
     def _refusal(self, running: list[str]) -> str:
         return (
             f"the {self.name} engine asked for {self.provider} on GPU {self._device}, and ONNX Runtime fell back to "
-            f"{', '.join(running)} without an error: CUDA or cuDNN of the version that it wants is missing, or there "
-            f"is no such GPU; run: {FIX}"
+            f"{', '.join(running)} without an error: a library of the version that it wants is missing, or there "
+            f"is no such GPU; run: {self.fix}"
         )

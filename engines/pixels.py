@@ -97,6 +97,18 @@ def scale_of(model: Path | bytes) -> int:
     return scale
 
 
+def peak_of(proto: ModelProto) -> float:
+    """The largest code value of a model by the contract, of whatever depth.
+
+    Raises:
+        EngineError: it has no initializer that says so.
+    """
+    found = [tensor for tensor in proto.graph.initializer if tensor.name == PEAK]
+    if not found:
+        raise EngineError(f"the model has no initializer {PEAK}; {_FIX}")
+    return float(onnx_library().numpy_helper.to_array(found[0]).item())
+
+
 def _load_checked(model: Path | bytes) -> ModelProto:
     proto = load_model(model)
     problem = next(_problems(proto), None)

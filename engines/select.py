@@ -6,37 +6,26 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
 
-from .base import Engine, EngineError
+from .base import EngineError
 from .cpu import cpu_name
-from .int8 import can_int8, cpu_has_int8, to_int8
-from .model import model_name
+from .int8 import cpu_has_int8
 from .onnxruntime import OnnxRuntimeEngine
 from .onnxruntime_cuda import FIX as ONNXRUNTIME_CUDA_FIX
 from .onnxruntime_cuda import OnnxRuntimeCudaEngine
+from .onnxruntime_tensorrt import FIX as ONNXRUNTIME_TENSORRT_FIX
+from .onnxruntime_tensorrt import OnnxRuntimeTensorRTEngine, has_libraries
 from .openvino import OpenVINOEngine
-from .pixels import LUMA, for_bits
+from .request import AUTO, CALIBRATED, CAREFUL, F16, F32, INT8, WHOLE, EngineRequest
 from .tensorrt import (
     TENSORRT,
     TENSORRT_RTX,
     Backend,
-    BuildSettings,
     DriverError,
-    PlanCache,
-    Progress,
     TensorRTEngine,
     TensorRTRTXEngine,
     find_driver,
-    half_precision,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-AUTO = "auto"
-F32, F16, INT8 = "f32", "f16", "int8"
-PRECISIONS = (AUTO, F32, F16, INT8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +52,32 @@ class EngineChoice:
 
 @dataclass(frozen=True, slots=True)
 class EngineOption:
-    """One way of opening a model: a name and a precision that `open_engine` takes."""
+    """One way of opening a model."""
 
     name: str
     precision: str
     on_gpu: bool
     builds_plans: bool
     """Opening it may take minutes, unless `plan_is_ready`."""
+    islands: int = CALIBRATED
+
+    def __str__(self) -> str:
+        """Such as "tensorrt in f32"."""
+        precision = "" if self.precision == AUTO else f" in {self.precision}"
+        return self.name + precision + (" with float32 islands" if self.islands == CAREFUL else "")
+
+    def applied_to(self, request: EngineRequest) -> EngineRequest:
+        """The request for this option."""
+        return replace(request, engine=self.name, precision=self.precision, islands=self.islands)
 
 
 OpenableEngine = type[OpenVINOEngine] | type[OnnxRuntimeEngine] | type[TensorRTEngine]
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
+    """One row of the table."""
+
     name: str
     probe: Callable[[], EngineRow]
     make: OpenableEngine
@@ -91,12 +92,12 @@ def available_engines() -> tuple[EngineRow, ...]:
     Looks at installed packages without importing them, so it takes milliseconds. Only where TensorRT and pycuda are
     both installed is the NVIDIA driver asked for its GPUs.
     """
-    return tuple(entry.probe() for entry in _TABLE)
+    return tuple(row.probe() for row in _TABLE)
 
 
 def engine_names() -> tuple[str, ...]:
     """All names that may be asked for: "auto", then the table's in its order."""
-    return (AUTO, *(entry.name for entry in _TABLE))
+    return (AUTO, *(row.name for row in _TABLE))
 
 
 def choose_engine(name: str = AUTO) -> EngineChoice:
@@ -108,7 +109,7 @@ def choose_engine(name: str = AUTO) -> EngineChoice:
     if name not in engine_names():
         raise EngineError(f"there is no engine {name!r}: use one of {', '.join(engine_names())}")
     if name != AUTO:
-        row = _entry(name).probe()
+        row = entry(name).probe()
         if not row.usable:
             raise EngineError(f"the {name} engine was asked for and cannot run: {row.reason}")
         return EngineChoice(row, (f"{name}: asked for; {row.reason}",))
@@ -123,8 +124,9 @@ def choose_engine(name: str = AUTO) -> EngineChoice:
 def engine_options(name: str = AUTO, precision: str = AUTO) -> tuple[EngineOption, ...]:
     """What a model may be opened with, in order of preference, for somebody who goes on when one of them fails.
 
-    First what was asked for; on a GPU that would run it in float16 the same in float32; then every other usable engine,
-    in the precision asked for if it has that, else in its own. A named engine has the same successors.
+    First what was asked for; on a GPU that would run it in float16 the same with more and more of it in float32 (see
+    `engines.request.ISLANDS`); then every other usable engine likewise, in the precision asked for if it has that, else
+    in its own. A named engine has the same successors.
 
     Raises:
         EngineError: see `choose_engine`.
@@ -133,157 +135,18 @@ def engine_options(name: str = AUTO, precision: str = AUTO) -> tuple[EngineOptio
     names = [first, *(row.name for row in available_engines() if row.usable and row.name != first)]
     options = []
     for each in names:
-        entry = _entry(each)
-        wanted = precision if precision in entry.precisions or each == first else AUTO
-        options.append(EngineOption(each, wanted, entry.make.on_gpu, entry.builds_plans))
-        if entry.precisions[0] == F16 and wanted != F32:
-            options.append(replace(options[-1], precision=F32))
+        found = entry(each)
+        wanted = precision if precision in found.precisions or each == first else AUTO
+        options.append(EngineOption(each, wanted, found.make.on_gpu, found.builds_plans))
+        if F16 in (wanted, found.precisions[0]) and wanted != F32:
+            options.append(replace(options[-1], islands=CAREFUL))
+            options.append(replace(options[-1], precision=F32, islands=WHOLE))
     return tuple(options)
 
 
-def open_engine(
-    model: Path | bytes,
-    *,
-    height: int,
-    width: int,
-    bits: int = 8,
-    engine: str = AUTO,
-    device: int = 0,
-    slots: int | None = None,
-    threads: int | None = None,
-    precision: str = AUTO,
-) -> Engine:
-    """Open a shipped model for one picture size, on the calling thread.
-
-    Args:
-        model: a model that follows the contract of `engines.pixels`, as a file or its content.
-        height: of `luma`, in pixels.
-        width: of `luma`, in pixels.
-        bits: 8 for uint8 pixels; 9 to 16 for float32 pixels that hold whole code values.
-        engine: a name of the table, or "auto".
-        device: which GPU; a CPU has 0 only.
-        slots: inferences in flight; by default what suits the engine.
-        threads: CPU threads; by default one for each CPU this process may use.
-        precision: "f32", "int8" on a CPU (see `engines.int8`), "f16" on a GPU (see `engines.tensorrt.fp16`),
-            or "auto": f16 on a GPU, and int8 if the model was made for it and the processor has the instructions.
-
-    Returns:
-        The open engine. Use, and close it, on this thread.
-
-    Raises:
-        EngineError: see `choose_engine`, `for_bits` and `Engine.open`; a size below 1; a
-            device that the engine doesn't have.
-    """
-    entry = _entry(choose_engine(engine).row.name)
-    opened = _make(entry, model, (height, width), bits, device, precision, slots=slots, threads=threads)
-    opened.open()
-    return opened
-
-
-def build_engine(
-    model: Path | bytes,
-    *,
-    height: int,
-    width: int,
-    bits: int = 8,
-    engine: str = AUTO,
-    device: int = 0,
-    precision: str = AUTO,
-    level: int | None = None,
-    progress: Progress | None = None,
-) -> EngineRow:
-    """Build the plan of a model for one picture size and this GPU, unless it is cached, and try it once.
-
-    Args:
-        model, height, width, bits, device, precision: as for `open_engine`.
-        engine: "tensorrt", "tensorrt-rtx", or "auto" for the first of them that can run here.
-        level: of optimisation, 0 to 5; by default the library's.
-        progress: hears how far it is, and may raise to cancel; then the same is raised here.
-
-    Returns:
-        The engine that it was built for.
-
-    Raises:
-        EngineError: as `open_engine`; an engine that builds nothing.
-    """
-    rows = [row for row in available_engines() if _entry(row.name).builds_plans]
-    usable = [row.name for row in rows if row.usable]
-    if engine == AUTO and not usable:
-        raise EngineError(
-            f"no engine that builds plans can run here: {'; '.join(f'{r.name}: {r.reason}' for r in rows)}"
-        )
-    row = choose_engine(usable[0] if engine == AUTO else engine).row
-    if not _entry(row.name).builds_plans:
-        raise EngineError(f"the {row.name} engine builds no plans: use {' or '.join(each.name for each in rows)}")
-    given = {"settings": BuildSettings(level=level), "progress": progress}
-    with _make(_entry(row.name), model, (height, width), bits, device, precision, slots=1, **given):
-        return row
-
-
-def plan_is_ready(
-    model: Path | bytes,
-    *,
-    height: int,
-    width: int,
-    bits: int = 8,
-    engine: str = AUTO,
-    device: int = 0,
-    precision: str = AUTO,
-) -> bool:
-    """Whether `open_engine` with the same arguments would not have to build a plan: it is cached, or there is none.
-
-    Raises:
-        EngineError: as `open_engine`, as far as that shows without opening.
-    """
-    made = _make(_entry(choose_engine(engine).row.name), model, (height, width), bits, device, precision)
-    return not isinstance(made, TensorRTEngine) or made.has_plan()
-
-
-def _make(
-    entry: _Entry,
-    model: Path | bytes,
-    size: tuple[int, int],
-    bits: int,
-    device: int,
-    precision: str,
-    **settings: Any,
-) -> Engine:
-    height, width = size
-    if height < 1 or width < 1:
-        raise EngineError(f"cannot open a model for {width}x{height}: use sizes of 1 or more")
-    on_gpu = entry.make.on_gpu
-    if device != 0 and not on_gpu:
-        raise EngineError(f"the {entry.name} engine runs on the CPU, which is device 0: there is no device {device}")
-    content = for_bits(model, bits)
-    chosen = _choose_precision(precision, content, entry)
-    if on_gpu:
-        settings["device"] = device
-    if entry.builds_plans:
-        settings["cache"] = PlanCache()
-    if chosen == F16:
-        content = half_precision(content, PlanCache())
-    elif chosen == INT8:
-        content = to_int8(content)
-    title = f"{model_name(model)} for {width}x{height}"
-    made = entry.make(content, {LUMA: (1, 1, height, width)}, title=title, **settings)
-    made.precision = chosen
-    return made
-
-
-def _choose_precision(wanted: str, model: bytes, entry: _Entry) -> str:
-    if wanted not in PRECISIONS:
-        raise EngineError(f"there is no precision {wanted!r}: use {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
-    if wanted == AUTO:
-        return INT8 if INT8 in entry.precisions and cpu_has_int8() and can_int8(model) else entry.precisions[0]
-    if wanted not in entry.precisions:
-        raise EngineError(
-            f"the {entry.name} engine has no precision {wanted}: use {' or '.join(entry.precisions)}, or auto"
-        )
-    return wanted
-
-
-def _entry(name: str) -> _Entry:
-    return next(entry for entry in _TABLE if entry.name == name)
+def entry(name: str) -> Entry:
+    """The row of this name, which must be one of `engine_names`."""
+    return next(row for row in _TABLE if row.name == name)
 
 
 def _probe_openvino() -> EngineRow:
@@ -304,6 +167,16 @@ def _probe_onnxruntime_cuda() -> EngineRow:
         )
         return EngineRow(name, False, reason)
     return _on_driver(name, version, F32)
+
+
+def _probe_onnxruntime_tensorrt() -> EngineRow:
+    name = OnnxRuntimeTensorRTEngine.name
+    version = _version(("onnxruntime-gpu",)) if _importable("onnxruntime") else None
+    if version is None or not has_libraries():
+        missing = "onnxruntime-gpu" if version is None else "tensorrt"
+        reason = f"the package {missing} is not installed; on a machine with an NVIDIA GPU: {ONNXRUNTIME_TENSORRT_FIX}"
+        return EngineRow(name, False, reason, version)
+    return _on_driver(name, version, F16)
 
 
 def _probe_cpu(name: str, distributions: tuple[str, ...], fix: str) -> EngineRow:
@@ -362,9 +235,11 @@ def _version(distributions: tuple[str, ...]) -> str | None:
 
 # In order of preference. A new engine is one file, one row here and one entry in its tests.
 _TABLE = (
-    _Entry("tensorrt", _probe_tensorrt, TensorRTEngine, (F16, F32), builds_plans=True),
-    _Entry("tensorrt-rtx", _probe_tensorrt_rtx, TensorRTRTXEngine, (F16, F32), builds_plans=True),
-    _Entry("onnxruntime-cuda", _probe_onnxruntime_cuda, OnnxRuntimeCudaEngine, (F32, F16)),
-    _Entry("openvino", _probe_openvino, OpenVINOEngine, (F32, INT8)),
-    _Entry("onnxruntime", _probe_onnxruntime, OnnxRuntimeEngine, (F32, INT8)),
+    Entry("tensorrt", _probe_tensorrt, TensorRTEngine, (F16, F32), builds_plans=True),
+    Entry("tensorrt-rtx", _probe_tensorrt_rtx, TensorRTRTXEngine, (F16, F32), builds_plans=True),
+    Entry("onnxruntime-cuda", _probe_onnxruntime_cuda, OnnxRuntimeCudaEngine, (F32, F16)),
+    Entry("openvino", _probe_openvino, OpenVINOEngine, (F32, INT8)),
+    Entry("onnxruntime", _probe_onnxruntime, OnnxRuntimeEngine, (F32, INT8)),
+    # Last, so that "auto" never waits for the plan that it builds while it is opened.
+    Entry("onnxruntime-tensorrt", _probe_onnxruntime_tensorrt, OnnxRuntimeTensorRTEngine, (F16, F32)),
 )

@@ -20,6 +20,10 @@ class Cancelled(Exception):
     """The channel was cancelled: its contents are gone and nobody must go on."""
 
 
+class Woken(Exception):
+    """Somebody called `wake`, and there is no item: the reader has something else to do."""
+
+
 class Overflow(Enum):
     """What `put` does on a full channel."""
 
@@ -57,6 +61,7 @@ class Channel(Generic[T]):
         self._changed = threading.Condition()
         self._closed = False
         self._cancelled = False
+        self._woken = False
 
     @property
     def depth(self) -> int:
@@ -88,21 +93,31 @@ class Channel(Generic[T]):
     def get(self, timeout_s: float | None = None) -> T:
         """Removes and returns the oldest item, waiting for one.
 
-        Raises Ended when closed and drained, Cancelled, or TimeoutError after `timeout_s` (None: waits for ever).
+        Raises Ended when closed and drained, Cancelled, TimeoutError after `timeout_s` (None: waits for ever), or Woken
+        once after `wake` if there is no item.
         """
         with self._changed:
             if not self._items:
                 started = time.monotonic_ns()
-                self._changed.wait_for(lambda: self._items or self._stopped, timeout_s)
+                self._changed.wait_for(lambda: self._items or self._stopped or self._woken, timeout_s)
                 self.wait_get_ns += time.monotonic_ns() - started
             self._raise_if_cancelled()
             if not self._items:
+                if self._woken:
+                    self._woken = False
+                    raise Woken(self.name)
                 if not self._closed:
                     raise TimeoutError(self.name)
                 raise Ended(self.name)
             item = self._items.popleft()
             self._changed.notify_all()
             return item
+
+    def wake(self) -> None:
+        """Interrupts the reader's wait, now or next time, without an item. Any thread."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
 
     def close(self) -> None:
         """No more items will be put; those inside may still be taken. Harmless when repeated."""

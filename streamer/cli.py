@@ -8,13 +8,16 @@ import signal
 import sys
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
-    from streamer.job import Progress, Summary
+    from streamer.job import Summary
+    from streamer.progress import Display
+    from streamer.streams import Outcome
 
 app = typer.Typer(
     help="Enhance video with small neural networks, in real time.",
@@ -65,12 +68,18 @@ class LogLevel(StrEnum):
 
 
 LogLevelOption = Annotated[LogLevel, typer.Option("--log-level", help="How much to say on standard error.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON summary on standard output.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON: one line a second while live, and a summary at the end.")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
 VersionOption = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it and exit.")]
 ModelOption = Annotated[str, typer.Option(help="A model's name, auto, or none (transcode only).")]
 EngineOption = Annotated[str, typer.Option(help="auto, or one of those that `streamer engines list` shows.")]
 StrengthOption = Annotated[float, typer.Option(help="0 interpolates, 1 is the network, up to 1.5 exaggerates.")]
+StabiliseOption = Annotated[
+    str,
+    typer.Option(help="Against noise and flicker: off, adaptive, flow (follows motion, slower), or auto: adaptive."),
+]
 LevelOption = Annotated[
     Any,
     typer.Option(parser=_level, metavar="LEVEL", help="How compressed INPUT is, 0 (clean) to 1, or auto: measure it."),
@@ -79,15 +88,18 @@ NoiseOption = Annotated[
     Any, typer.Option(parser=_level, metavar="LEVEL", help="How noisy INPUT is, 0 (clean) to 1, or auto: measure it.")
 ]
 PrecisionOption = Annotated[str, typer.Option(help="f32, int8 (CPU), f16 (GPU), or auto: the fastest.")]
+MetricsOption = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics there (extra `metrics`).")
+]
 
 
 _INPUT_HELP = (
-    "A file, image, frames/%05d.png, test: (a pattern), camera:0, /dev/video0, rtsp:// rtmp:// srt:// udp:// "
+    "A file, image, frames/%05d.png, test: (a pattern), camera:0, /dev/video0, screen:, rtsp:// rtmp:// srt:// udp:// "
     "http(s)://, or - (standard input)."
 )
 _OUTPUT_HELP = (
-    "Files, images, frames/%05d.png, rtsp:// rtmp:// srt:// udp://, hls:FOLDER, - (standard output), "
-    "or null: (nothing)."
+    "Files, images, frames/%05d.png, rtsp:// rtmp:// srt:// udp://, hls:FOLDER, preview: (a window), "
+    "virtualcam: (for other programs), - (standard output), or null: (nothing)."
 )
 
 
@@ -107,6 +119,8 @@ def enhance(
     model: ModelOption = "auto",
     scale: Annotated[int | None, typer.Option(help="How much larger; picks the model.")] = None,
     strength: StrengthOption = 1.0,
+    stabilise: StabiliseOption = "auto",
+    stabilise_strength: Annotated[float, typer.Option(help="How much the past counts, 0 to 1.")] = 1.0,
     level: LevelOption = "auto",
     noise: NoiseOption = "auto",
     engine: EngineOption = "auto",
@@ -122,7 +136,10 @@ def enhance(
     duration: Annotated[
         float | None, typer.Option(parser=_seconds, metavar="TIME", help=f"Take this much: {_TIME}.")
     ] = None,
-    fps: Annotated[float | None, typer.Option(help="Frame rate of a numbered sequence (25).")] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(help="Frame rate: of a numbered sequence (25), or at most and as a promise, of a live stream."),
+    ] = None,
     live: Annotated[
         bool | None,
         typer.Option(
@@ -134,13 +151,25 @@ def enhance(
         int | None, typer.Option(metavar="N", help="Give up a lost live input after N tries in a row; default: never.")
     ] = None,
     rtsp_transport: Annotated[str, typer.Option(help="How RTSP input comes: tcp or udp.")] = "tcp",
+    segment: Annotated[
+        float | None,
+        typer.Option(parser=_seconds, metavar="TIME", help="Length of each file of a recording such as rec-%03d.mkv."),
+    ] = None,
+    governor: Annotated[
+        bool,
+        typer.Option(
+            "--governor/--no-governor",
+            help="Live: lighter networks or interpolation while there is no time for the model; or dropped frames.",
+        ),
+    ] = True,
+    metrics: MetricsOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.warning,
 ) -> None:
     """Enhance INPUT into one or several OUTPUTs."""
 
-    def run(on_progress: Callable[[Progress], None]) -> Summary:
+    def run(show: Display) -> Summary:
         import streamer
 
         return streamer.enhance(
@@ -149,6 +178,8 @@ def enhance(
             model=model,
             scale=scale,
             strength=strength,
+            stabilise=stabilise,
+            stabilise_strength=stabilise_strength,
             level=level,
             noise=noise,
             engine=engine,
@@ -164,11 +195,85 @@ def enhance(
             live=live,
             reconnect_limit=reconnect_limit,
             rtsp_transport=rtsp_transport,
+            segment=segment,
+            governor=governor,
+            metrics=metrics,
             force=force,
-            on_progress=on_progress,
+            on_progress=show,
+            on_stats=show.stats,
         )
 
     _job(run, as_json=as_json, log_level=log_level, to_stderr="-" in outputs)
+
+
+@app.command()
+def preview(
+    input: Annotated[
+        str, typer.Argument(metavar="[INPUT]", help=f"Default: the first camera. {_INPUT_HELP}")
+    ] = "camera:0",
+    model: ModelOption = "auto",
+    scale: Annotated[int | None, typer.Option(help="How much larger; picks the model.")] = None,
+    strength: StrengthOption = 1.0,
+    engine: EngineOption = "auto",
+    log_level: LogLevelOption = LogLevel.warning,
+) -> None:
+    """Show INPUT before and after in a window; H shows the keys."""
+
+    def run(show: Display) -> Summary:
+        import streamer
+
+        return streamer.enhance(
+            input,
+            "preview:",
+            model=model,
+            scale=scale,
+            strength=strength,
+            engine=engine,
+            on_progress=show,
+            on_stats=show.stats,
+        )
+
+    _job(run, as_json=False, log_level=log_level)
+
+
+@app.command("run")
+def run_streams(
+    file: Annotated[Path, typer.Argument(metavar="STREAMS.toml", help="A table [streams.NAME] for each stream.")],
+    metrics: MetricsOption = None,
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.warning,
+) -> None:
+    """Run the streams of a file together; one that fails leaves the others running."""
+
+    def run() -> None:
+        from streamer.config import load_streams
+        from streamer.streams import StreamRunner, shown_streams
+
+        streams = load_streams(file)
+        names = [stream.name for stream in streams]
+        to_stderr = any("-" in stream.outputs for stream in streams)
+        with shown_streams(names, quiet=as_json, terminal=sys.stderr.isatty()) as on_progress:
+            runner = StreamRunner(
+                streams,
+                on_progress=on_progress,
+                on_stats=partial(_print_event, to_stderr) if as_json else None,
+                on_end=_report_failure,
+                metrics=metrics,
+            )
+            interrupt = None
+            try:
+                outcomes = runner.run()
+            except KeyboardInterrupt as error:
+                if not hasattr(error, "outcomes"):
+                    raise
+                interrupt, outcomes = error, error.outcomes
+        _report_streams(outcomes, as_json, to_stderr)
+        if any(outcome.error is not None for outcome in outcomes):
+            sys.exit(1)
+        if interrupt is not None:
+            raise interrupt
+
+    _guarded(run, log_level)
 
 
 @app.command()
@@ -180,10 +285,10 @@ def demo(
 ) -> None:
     """Enhance the packaged webcam clip; write the video and a before/after picture."""
 
-    def run(on_progress: Callable[[Progress], None]) -> Summary:
+    def run(show: Display) -> Summary:
         from streamer import demo
 
-        return demo.run(folder, engine=engine, on_progress=on_progress)
+        return demo.run(folder, engine=engine, on_progress=show)
 
     _job(run, as_json=as_json, log_level=log_level)
     if not as_json:
@@ -299,10 +404,20 @@ def engines_list() -> None:
 def engines_build(
     model: Annotated[str, typer.Argument(help="The model's name.")],
     size: Annotated[str, typer.Option(metavar="WxH", help="Of the input's frames, such as 1280x720.")],
-    bits: Annotated[int, typer.Option(help="Of the input's pixels, 8 to 16.")] = 8,
+    smallest: Annotated[
+        str | None, typer.Option("--min", metavar="WxH", help="Build one plan for all sizes from this one on ...")
+    ] = None,
+    largest: Annotated[
+        str | None, typer.Option("--max", metavar="WxH", help="... up to this one; best at --size.")
+    ] = None,
+    pix_fmt: Annotated[str, typer.Option(help="Of the input's frames.")] = "yuv420p",
+    siting: Annotated[
+        str, typer.Option(help="Where its chroma lies: left (usual), center (JPEG), topleft (HDR) ...")
+    ] = "left",
     engine: Annotated[str, typer.Option(help="auto, tensorrt or tensorrt-rtx.")] = "auto",
     device: Annotated[int, typer.Option(help="Which GPU, where there are several.")] = 0,
     precision: Annotated[str, typer.Option(help="f16, f32, or auto: f16.")] = "auto",
+    islands: Annotated[int, typer.Option(help="Of f16, what stays in f32: 0 what overflows, 1 more of it, 2 all.")] = 0,
     opt_level: Annotated[int | None, typer.Option(help="0 builds fast, 5 runs fast; default: the library's.")] = None,
     log_level: LogLevelOption = LogLevel.warning,
 ) -> None:
@@ -311,9 +426,20 @@ def engines_build(
     def run() -> None:
         from streamer import plans
 
-        typer.echo(
-            plans.build(model, size, bits=bits, engine=engine, device=device, precision=precision, level=opt_level)
+        told = plans.build(
+            model,
+            size,
+            smallest=smallest,
+            largest=largest,
+            pix_fmt=pix_fmt,
+            siting=siting,
+            engine=engine,
+            device=device,
+            precision=precision,
+            islands=islands,
+            level=opt_level,
         )
+        typer.echo(told)
 
     _guarded(run, log_level)
 
@@ -337,7 +463,7 @@ def main() -> None:
 
 
 def _job(
-    run: Callable[[Callable[[Progress], None]], Summary],
+    run: Callable[[Display], Summary],
     *,
     as_json: bool,
     log_level: LogLevel,
@@ -349,8 +475,8 @@ def _job(
         from streamer.progress import shown_progress
 
         try:
-            with shown_progress(quiet=as_json) as on_progress:
-                summary = run(on_progress)
+            with shown_progress(as_json=as_json, to_stderr=to_stderr) as show:
+                summary = run(show)
         except KeyboardInterrupt as interrupt:
             if hasattr(interrupt, "summary"):
                 _report(interrupt.summary, as_json, to_stderr)
@@ -363,6 +489,9 @@ def _job(
 def _report(summary: Summary, as_json: bool, to_stderr: bool) -> None:
     if as_json:
         typer.echo(json.dumps(summary.as_dict()), err=to_stderr)
+        return
+    if summary.interrupted and not summary.frames:
+        typer.echo("interrupted before the first frame", err=to_stderr)
         return
     how = "interrupted after" if summary.interrupted else "enhanced" if summary.model != "none" else "copied"
     frames = "1 frame" if summary.frames == 1 else f"{summary.frames} frames"
@@ -378,10 +507,37 @@ def _report(summary: Summary, as_json: bool, to_stderr: bool) -> None:
         lost = (
             f"{summary.stats['dropped']} frames dropped, {summary.stand_ins} stood in, {summary.reconnects} reconnects"
         )
+        lost += f", {summary.stats['lagged']} late"
         skipped = "".join(f", {number} skipped by {name}" for name, number in summary.skipped.items() if number)
         typer.echo(f"live: {lost}{skipped}", err=to_stderr)
+        if len(summary.levels) > 1:
+            ways = ", ".join(f"{number} with {level}" for level, number in summary.levels.items())
+            typer.echo(f"governor: {ways}", err=to_stderr)
     for output in summary.outputs:
         typer.echo(f"written: {output}", err=to_stderr)
+
+
+def _print_event(to_stderr: bool, name: str, event: dict[str, Any]) -> None:
+    typer.echo(json.dumps({"stream": name, **event}), err=to_stderr)
+
+
+def _report_failure(outcome: Outcome) -> None:
+    if outcome.error is not None:
+        typer.echo(f"error: stream {outcome.name}: {outcome.error}", err=True)
+
+
+def _report_streams(outcomes: tuple[Outcome, ...], as_json: bool, to_stderr: bool) -> None:
+    if as_json:
+        found = {outcome.name: outcome.as_dict() for outcome in outcomes}
+        typer.echo(json.dumps({"streams": found}), err=to_stderr)
+        return
+    for outcome in outcomes:
+        if outcome.summary is None:
+            how = "failed" if outcome.error is not None else "stopped before its first picture"
+            typer.echo(f"stream {outcome.name}: {how}", err=to_stderr)
+        else:
+            typer.echo(f"stream {outcome.name}:", err=to_stderr)
+            _report(outcome.summary, False, to_stderr)
 
 
 def _guarded(run: Callable[[], None], log_level: LogLevel) -> None:

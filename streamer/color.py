@@ -12,6 +12,7 @@ from math import floor
 import numpy as np
 import numpy.typing as npt
 
+import engines
 from streamer.frame import FULL, LIMITED, UNSPECIFIED, ColorSpec, PixelLayout, Plane, VideoFormat
 
 RGB, BT709, BT601 = 0, 1, 6
@@ -27,6 +28,8 @@ _SITING = {
 }
 """Position of a 4:2:0 chroma sample inside its 2 x 2 luma block, (x, y) in luma samples from the top-left luma sample
 (H.273, clause 8.7)."""
+SITINGS = tuple(_SITING)
+"""Names of them, as in `ColorSpec.chroma_location`."""
 
 
 def siting_of(color: ColorSpec) -> tuple[float, float]:
@@ -78,12 +81,21 @@ class ChromaScaler:
         self._deep = layout.bits != 8 * layout.dtype.itemsize
         self._vertical = [_taps(phase) for phase in _phases(scale, layout.log2_chroma_h, y)]
         self._horizontal = [_taps(phase) for phase in _phases(scale, layout.log2_chroma_w, x)]
+        rows, columns = (
+            tuple((tuple(map(float, taps)), anchor) for taps, anchor in axis)
+            for axis in (self._vertical, self._horizontal)
+        )
+        self.filter = engines.ChromaFilter(layout.log2_chroma_w, layout.log2_chroma_h, rows, columns)
+        """The same for an engine that does it."""
         self._scratch: tuple[Plane, Plane, list[Plane]] | None = None
 
     def resample(self, plane: Plane, into: Plane) -> None:
         """Fills `into` ([about scale·h, about scale·w], cropped for odd luma sizes) from `plane` [h, w]; same dtype."""
         import cv2
 
+        if self._scale == 1:  # a sample stays where it is
+            np.minimum(plane, self._peak, out=into) if self._deep else np.copyto(into, plane)
+            return
         lines, tall, phases = self._buffers(plane)
         for phase, (taps, anchor) in enumerate(self._vertical):
             cv2.filter2D(plane, -1, taps[:, None], lines, (0, anchor), borderType=cv2.BORDER_REPLICATE)

@@ -5,55 +5,88 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 import engines
-from onnx_models.cards import ModelCard, verify
+from onnx_models.cards import ModelCard
 from streamer.color import ChromaScaler
 from streamer.errors import EnhanceError, UsageError
-from streamer.frame import MAX_PIXELS, MAX_SIDE_PX, Frame, Plane, VideoFormat
+from streamer.frame import MAX_PIXELS, MAX_SIDE_PX, ColorSpec, Frame, PixelLayout, Plane, VideoFormat
 from streamer.guard import HITS, WINDOW, Guard
+from streamer.ladder import Ladder
 from streamer.level import LevelMeter, Levels
+from streamer.network import Network
 from streamer.pool import PlanePool
 from streamer.runner import Runner
-from streamer.tiling import Tile, plan_tiles
+from streamer.tiling import Tile
 
 log = logging.getLogger(__name__)
 
 MAX_STRENGTH = 1.5
 REPLACED_FRAMES = "replaced frames"
-MAX_TILE_PX = 1 << 20
-"""Larger frames are cut into tiles, which bounds the engine's memory and keeps it in the processor's caches."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Inference:
+    network: Network
+    engine: engines.Engine
     ticket: engines.Ticket
     tile: Tile
+
+    @property
+    def is_done(self) -> bool:
+        return self.engine.ready(self.ticket)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its engine has been given up."""
+        return self.engine is not self.network.engine
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A tile of a frame on its way, or a whole frame that was interpolated."""
+
     frame: Frame
     planes: tuple[Plane, ...]
+    controls: Mapping[str, Any]
+    """What its network was told besides."""
+    inference: _Inference | None
     last: bool
-    """Whether the frame is complete when this tile is pasted."""
+    """Whether the frame is complete with it."""
+
+    @property
+    def is_done(self) -> bool:
+        return self.inference is None or self.inference.is_done
 
 
 class EnhanceStage:
     """Enhances every frame with one model on one engine.
 
-    The network gets luma only; chroma planes are resampled with a bicubic filter at the stream's siting. Depth,
-    colour and time stay as they are; the size grows by the model's scale. `strength` blends from the interpolated
-    picture (0) to the network's (1) and may exaggerate up to MAX_STRENGTH; it may be set while running, from any
-    thread. `slots` inferences are in flight, so up to that many frames are held back until `flush`.
+    The network gets luma only; chroma planes are resampled with a bicubic filter at the stream's siting, on a GPU by
+    the engine, else here. Depth, colour and time stay as they are; the size grows by the model's scale. `strength`
+    blends from the interpolated picture (0) to the network's (1) and may exaggerate up to MAX_STRENGTH; it may be set
+    while running, from any thread. `slots` inferences are in flight, so up to that many frames are held back until
+    `flush`.
 
     A conditioned model is told how degraded the stream is by compression (`level`) and by its sensor (`noise`), each
     from 0 (clean) to 1 (heavy), or None to measure it. Raises UsageError for numbers out of range, and for one given to
     a model that takes none. `precision` is "f32", "f16", "int8" or "auto", as in `engines.open_engine`.
 
     What a GPU gives is looked at by a `Guard`: a damaged frame is replaced by its interpolation, and an engine that
-    gives several by another engine. With `at_once` a plan that has to be built is not waited for; see `Runner`. Engines
-    change between two frames: none is lost, repeated or overtaken by that.
+    gives several by another engine. One that fails is replaced, too, and what it had under way is done again. With
+    `at_once` a plan that has to be built is not waited for; see `Runner`. Engines change between two frames: none is
+    lost, repeated or overtaken by that. `max_tile_px` limits what an engine is given at once; see `Fitter`.
+
+    `governed` frames are held to a rate, `fps` or the stream's own: where there is no time, lighter networks take over,
+    or interpolation for some or all frames; see `Ladder` and `Governor`.
+
+    With `wake` set (see `streamer.stage.Prompt`), frames are given as soon as they are done.
     """
 
     name = "enhance"
@@ -68,22 +101,34 @@ class EnhanceStage:
         level: float | None = None,
         noise: float | None = None,
         precision: str = "auto",
-        max_tile_px: int = MAX_TILE_PX,
+        max_tile_px: int | None = None,
         threads: int | None = None,
         at_once: bool = False,
+        governed: bool = False,
+        fps: Fraction | None = None,
     ) -> None:
         self.card = card
         self.strength = check_strength(strength)
         self.levels: Levels | None = None
         """What the last frame's inferences were told; None before the first, and for models that take no levels."""
+        self.wake: Callable[[], None] | None = None
         self._fixed_level = check_level("level", level, card)
         self._fixed_noise = check_level("noise", noise, card)
         self._meter = LevelMeter()
         self._levels_sum, self._levels_count = np.zeros(2), 0
-        self._max_tile_px = max_tile_px
-        self._runner = Runner(card, engine=engine, device=device, precision=precision, threads=threads, at_once=at_once)
+        self._runner = Runner(engine=engine, device=device, precision=precision, threads=threads, at_once=at_once)
+        self._main = Network(card, self._runner, max_tile_px)
+
+        def lighter(other: ModelCard) -> Network:
+            """On the engine that the chosen model runs on."""
+            return Network(other, self._runner.alike(), max_tile_px)
+
+        self.ladder = Ladder(self._main, lighter, fps) if governed else None
         self._guard = Guard(8, card.scale)
-        self._in_flight: deque[_Inference] = deque()
+        self._in_flight: deque[_Part] = deque()
+        self._probes: deque[_Inference] = deque()
+        self._is_ladder_stale = False
+        self._service_ns = 0.0
         self._pool = PlanePool()
 
     @property
@@ -103,9 +148,18 @@ class EnhanceStage:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What was unusual so far, by name: frames replaced, engines swapped and replaced."""
+        """What was unusual so far, by name: frames replaced, engines swapped and replaced, the governor's steps."""
         replaced = {REPLACED_FRAMES: self._guard.replaced} if self._guard.replaced else {}
-        return {**replaced, **self._runner.counts}
+        governed = self.ladder.counts if self.ladder is not None else {}
+        return {**replaced, **self._runner.counts, **governed}
+
+    @property
+    def status(self) -> dict[str, str | int]:
+        """How it stands now; see `streamer.stats.Reading`. Any thread."""
+        found: dict[str, str | int] = {"model": self.card.name, "engine": self.engine_name, "precision": self.precision}
+        if self.ladder is not None:
+            found |= {"level": self.ladder.level, "doing": self.ladder.level_name}
+        return found
 
     @property
     def mean_levels(self) -> Levels | None:
@@ -113,27 +167,19 @@ class EnhanceStage:
         return Levels(*(self._levels_sum / self._levels_count).tolist()) if self._levels_count else None
 
     def open(self, format: VideoFormat) -> VideoFormat:
-        """Opens the engine for tiles of this format. Raises CardError, EngineError or EnhanceError (a size limit)."""
+        """Opens the engine for this format. Raises CardError, EngineError, EnhanceError (a size limit) or Cancelled."""
         import cv2
 
         cv2.setNumThreads(1)  # chroma is cheap, and the cores belong to the network, decoder and encoder
-        verify(self.card)
         scale = self.card.scale
         self._output_format = replace(format, width=format.width * scale, height=format.height * scale)
         _check_output(self._output_format)
-        self._plan = plan_tiles(
-            format.width,
-            format.height,
-            halo=self.card.halo_px,
-            multiple_of=self.card.multiple_of,
-            max_px=self._max_tile_px,
-        )
-        if len(self._plan.tiles) > 1:
-            log.info("frames go through the engine in %d tiles", len(self._plan.tiles))
         self._chroma = ChromaScaler(format.layout, format.color, scale)
+        self._luma = ChromaScaler(PixelLayout(format.layout.bits, planes=1), ColorSpec(), scale)
         self._guard = Guard(format.layout.bits, scale)
-        self._runner.open(self._plan, format.layout.bits)
-        self._conditioned = any(spec.name == "level" for spec in self._runner.engine.inputs)
+        self._main.open(format, self.wake)
+        if self.ladder is not None:
+            self.ladder.open(format, self.wake)
         self._meter.reset()
         return self._output_format
 
@@ -142,34 +188,52 @@ class EnhanceStage:
             yield from self.flush()
             self._runner.swap()
             self._guard.reset()
-        engine = self._runner.engine
-        tiles = self._plan.tiles
+            self._is_ladder_stale = True
+        if self._is_ladder_stale and self.ladder is not None:
+            yield from self.flush()  # of the lighter networks, too, which it closes
+            self.ladder.restart()
+        self._is_ladder_stale = False
+        network = self._main if self.ladder is None else self.ladder.choose(frame)
         planes = self._pool.planes(frame.format.layout, self._output_format.width, self._output_format.height)
-        controls = {"strength": np.array([self.strength], np.float32)}
-        if self._conditioned:
-            levels = self._levels_for(frame)
-            controls |= {"level": np.array([levels.level], np.float32), "noise": np.array([levels.noise], np.float32)}
-        for tile in tiles:
-            if len(self._in_flight) == engine.slots:
-                yield from self._collect()
-            luma = self._plan.cut(frame.planes[0], tile)[None, None]
-            ticket = engine.submit({"luma": luma, **controls})
-            self._in_flight.append(_Inference(ticket, tile, frame, planes, last=tile is tiles[-1]))
-        # While the network works, this thread is free for chroma.
-        for source, target in zip(frame.planes[1:], planes[1:], strict=True):
-            self._chroma.resample(source, target)
+        if network is not None:
+            yield from self._end_probes(must=True)
+            yield from self._infer(network, frame, planes, self._controls(network, frame))
+        else:
+            self._resample_chroma(frame, planes)
+            self._luma.resample(frame.planes[0], planes[0])
+            self._in_flight.append(_Part(frame, planes, {}, None, last=True))
+            yield from self._start_probes(frame)
+        if self.wake is not None:
+            yield from self._done()
+            self._wake_unless_told()
+        elif network is None:
+            yield from self.flush()
+
+    def ready(self) -> Iterator[Frame]:
+        """Gives the frames that are done. For an engine that doesn't tell when they are, waits for the oldest one."""
+        yield from self._done()
+        if self._wake_unless_told():
+            yield from self._collect()
 
     def flush(self) -> Iterator[Frame]:
         while self._in_flight:
             yield from self._collect()
+        yield from self._end_probes(must=True)
 
     def reset(self) -> None:
         """Forgets how degraded the stream was; every frame is enhanced by itself."""
         self._meter.reset()
 
+    def interrupt(self) -> None:
+        """Lets `open` raise Cancelled where it would wait for a plan to be built. Any thread."""
+        self._runner.interrupt()
+
     def close(self) -> None:
         self._in_flight.clear()
-        self._runner.close()
+        self._probes.clear()
+        if self.ladder is not None:
+            self.ladder.close()
+        self._main.close()
 
     def _levels_for(self, frame: Frame) -> Levels:
         """One pair for all tiles of a frame."""
@@ -185,18 +249,126 @@ class EnhanceStage:
         self._levels_count += 1
         return self.levels
 
-    def _collect(self) -> Iterator[Frame]:
-        engine, oldest = self._runner.engine, self._in_flight.popleft()
-        enhanced = engine.collect(oldest.ticket)["enhanced"][0, 0]
-        with np.errstate(invalid="ignore"):  # what is not a number becomes anything, and the guard sees that
-            self._plan.paste(enhanced, oldest.tile, self.card.scale, oldest.planes[0])
-        if not oldest.last:
+    def _infer(
+        self, network: Network, frame: Frame, planes: tuple[Plane, ...], controls: Mapping[str, Any]
+    ) -> Iterator[Frame]:
+        """Submits all tiles of a frame; gives frames that must be collected to make room."""
+        engine = network.engine
+        for tile in network.tiles:
+            while network.is_full and network.engine is engine:
+                yield from self._collect()
+            try:
+                if network.engine is not engine:  # it failed while there was no room, and this frame has to begin anew
+                    break
+                inference = _Inference(network, engine, network.submit(frame.planes, tile, controls), tile)
+            except engines.InferenceError as error:
+                yield from self._recover(network, error)
+                break
+            self._in_flight.append(_Part(frame, planes, controls, inference, last=tile is network.tiles[-1]))
+        else:
+            if not network.gives_chroma:  # while the network works, this thread is free for it
+                self._resample_chroma(frame, planes)
             return
-        if engine.on_gpu and self._guard.inspect(oldest.frame.planes[0], oldest.planes[0]):
-            self._runner.distrust(f"gave {HITS} damaged pictures among {WINDOW}")
-        for plane in oldest.planes:
+        yield from self._infer(network, frame, planes, controls)
+
+    def _recover(self, network: Network, error: engines.InferenceError, *failed: _Part) -> Iterator[Frame]:
+        """An inference failed: another engine gets all whole frames that were under way in its network, in their order.
+
+        Raises `error` if there is no other engine.
+        """
+        waiting = [*failed, *self._in_flight]
+        self._in_flight.clear()
+        self._service_ns = 0.0
+        self._probes = deque(probe for probe in self._probes if probe.network is not network)
+        network.replace_failed(error)
+        self._guard.reset()
+        self._is_ladder_stale |= network is self._main  # what is under way in lighter networks has to leave first
+        for part in waiting:
+            if part.inference is None or not part.inference.is_lost:
+                self._in_flight.append(part)
+            elif part.last:
+                yield from self._infer(part.inference.network, part.frame, part.planes, part.controls)
+
+    def _resample_chroma(self, frame: Frame, planes: tuple[Plane, ...]) -> None:
+        for source, target in zip(frame.planes[1:], planes[1:], strict=True):
+            self._chroma.resample(source, target)
+
+    def _controls(self, network: Network, frame: Frame) -> dict[str, Any]:
+        controls = {"strength": np.array([self.strength], np.float32)}
+        if network.conditioned:
+            levels = self._levels_for(frame)
+            controls |= {"level": np.array([levels.level], np.float32), "noise": np.array([levels.noise], np.float32)}
+        return controls
+
+    def _done(self) -> Iterator[Frame]:
+        yield from self._end_probes(must=False)
+        while self._in_flight and self._in_flight[0].is_done:
+            yield from self._collect()
+
+    def _wake_unless_told(self) -> bool:
+        """Asks for `ready` to be called again where no engine will; whether it did."""
+        oldest = self._in_flight[0].inference if self._in_flight else None
+        if self.wake is None or oldest is None or oldest.network.engine.tells:
+            return False
+        self.wake()
+        return True
+
+    def _collect(self) -> Iterator[Frame]:
+        part = self._in_flight.popleft()
+        frame, planes, inference = part.frame, part.planes, part.inference
+        if inference is not None:
+            try:
+                with np.errstate(invalid="ignore"):  # what is not a number becomes anything, and the guard sees that
+                    self._service_ns += inference.network.collect(inference.ticket, inference.tile, planes)
+            except engines.InferenceError as error:
+                yield from self._recover(inference.network, error, part)
+                return
+        if not part.last:
+            return
+        if inference is not None:
+            self._look_at(inference.network, frame, planes)
+        for plane in planes:
             plane.flags.writeable = False
-        yield replace(oldest.frame, planes=oldest.planes, format=self._output_format)
+        if self.ladder is not None:
+            self.ladder.left(frame)
+        yield replace(frame, planes=planes, format=self._output_format, source=frame)
+
+    def _look_at(self, network: Network, frame: Frame, planes: tuple[Plane, ...]) -> None:
+        """A frame came out of a network: how long that took, and whether it is a picture."""
+        service_ns, self._service_ns = self._service_ns, 0.0
+        if self.ladder is not None:
+            self.ladder.inferred(network, service_ns)
+        if not network.engine.on_gpu:
+            return
+        replaced = self._guard.replaced
+        if self._guard.inspect(frame.planes[0], planes[0]):
+            self._runner.distrust(f"gave {HITS} damaged pictures among {WINDOW}")
+        if self._guard.replaced > replaced and network.gives_chroma:
+            self._resample_chroma(frame, planes)
+
+    def _start_probes(self, frame: Frame) -> Iterator[Frame]:
+        """Tries one tile in every slot when it is time, to see how long a frame would take, and gives nothing of it."""
+        network = self.ladder.probe() if self.ladder is not None and not self._probes else None
+        if network is None:
+            return
+        controls, tile = self._controls(network, frame), network.tiles[0]
+        try:
+            while not network.is_full:
+                ticket = network.submit(frame.planes, tile, controls)
+                self._probes.append(_Inference(network, network.engine, ticket, tile))
+        except engines.InferenceError as error:
+            yield from self._recover(network, error)
+
+    def _end_probes(self, *, must: bool) -> Iterator[Frame]:
+        while self._probes and (must or self._probes[0].is_done or not self._probes[0].network.engine.tells):
+            probe = self._probes.popleft()
+            try:
+                service_ns = probe.network.collect(probe.ticket, probe.tile, None) * len(probe.network.tiles)
+            except engines.InferenceError as error:
+                yield from self._recover(probe.network, error)
+                continue
+            if self.ladder is not None:
+                self.ladder.inferred(probe.network, service_ns)
 
 
 def check_strength(strength: float) -> float:

@@ -13,12 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from types import TracebackType
 
-from streamer.channel import Cancelled, Channel, Ended, Overflow
+from streamer.channel import Cancelled, Channel, Ended, Overflow, Woken
 from streamer.frame import Frame
-from streamer.stage import Counting, Sink, Source, Stage
-from streamer.stats import StageStats, Stats
+from streamer.ladder import LATE_INTERVALS, interval_ns
+from streamer.stage import Counting, Interruptible, Prompt, Queueing, Reporting, Sink, Source, Stage
+from streamer.stats import Reading, StageStats, Stats
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class Pipeline:
 
     A context manager: leaving the block normally waits for the end, leaving it with an exception cancels. `on_frame`
     is called on the deliver thread after every delivered frame; what it raises stops the pipeline like a failing sink.
+    `fps` is the rate that a live stream is held to, by default its own: it decides which frames lagged.
     """
 
     def __init__(
@@ -42,15 +45,17 @@ class Pipeline:
         *,
         capacity: int = CHANNEL_FRAMES,
         on_frame: Callable[[Frame], None] | None = None,
+        fps: Fraction | None = None,
     ) -> None:
         self.stats = Stats(["capture", *(stage.name for stage in stages), "deliver"])
         self._source = source
         self._stages = tuple(stages)
         self._sinks = tuple(sinks)
         self._on_frame = on_frame
+        self._fps = fps
         head = Overflow.DROP_OLDEST if source.live else Overflow.BLOCK
         self._channels: list[Channel[Frame]] = [
-            Channel(f"after {name}", capacity, head if name == "capture" else Overflow.BLOCK, _inherit_packets)
+            Channel(f"after {name}", capacity, head if name == "capture" else Overflow.BLOCK, _inherit)
             for name in ["capture", *(stage.name for stage in stages)]
         ]
         self._cause: BaseException | None = None
@@ -68,6 +73,28 @@ class Pipeline:
         """The hand-offs from head to tail, for their depths and waits."""
         return tuple(self._channels)
 
+    def reading(self) -> Reading:
+        """How it stands now. Any thread, at any time."""
+        counts = dict(self._source.counts)
+        dropped = {"arrival": counts.pop("pictures dropped on arrival", 0), "capture": self.stats.dropped}
+        for sink in self._sinks:
+            if "skipped" in sink.counts:
+                dropped[f"sink {sink.name}"] = sink.counts["skipped"]
+        queues = {channel.name: channel.depth for channel in self._channels}
+        queues |= {f"to {sink.name}": sink.depth for sink in self._sinks if isinstance(sink, Queueing)}
+        status: dict[str, str | int] = {}
+        for stage in self._stages:
+            counts |= stage.counts if isinstance(stage, Counting) else {}
+            status |= stage.status if isinstance(stage, Reporting) else {}
+        return Reading(
+            delivered=self.stats.stages["deliver"].frames_out,
+            dropped=dropped,
+            lagged=self.stats.lagged,
+            events=counts,
+            queues=queues,
+            status=status,
+        )
+
     def start(self) -> Pipeline:
         """Starts all threads and returns at once; errors surface in `wait`."""
         for thread in reversed(self._threads):  # capture last: it waits for deliver in the end
@@ -77,12 +104,18 @@ class Pipeline:
         return self
 
     def stop(self) -> None:
-        """Ends the stream early but cleanly: frames already captured are delivered, sinks are finished. Any thread."""
+        """Ends the stream early but cleanly: frames already captured are delivered, sinks are finished. Any thread.
+
+        A stage that is being opened, and would take long, gives up instead; then everything is cancelled.
+        """
         self._source.interrupt()
+        for stage in self._stages:
+            if isinstance(stage, Interruptible):
+                stage.interrupt()
 
     def cancel(self) -> None:
         """Ends at once: frames under way are discarded and sinks aborted. Any thread."""
-        self._source.interrupt()
+        self.stop()
         for channel in self._channels:
             channel.cancel()
 
@@ -126,7 +159,7 @@ class Pipeline:
         try:
             work(*arguments)
         except Cancelled:
-            pass  # somebody else failed first, or the caller cancelled
+            self.cancel()  # somebody else failed first, the caller cancelled, or a stage gave up while it opened
         except BaseException as error:  # the thread's outermost guard: every cause must reach wait()
             self._fail(error)
             self.cancel()
@@ -167,20 +200,29 @@ class Pipeline:
 
     def _run_stage(self, stage: Stage, into: Channel[Frame], out: Channel[Frame]) -> None:
         stats = self.stats.stages[stage.name]
+        prompt = stage if self._source.live and isinstance(stage, Prompt) else None
         opened = False
+        spent_ns = 0
         try:
             while True:
                 try:
                     frame = into.get()
                 except Ended:
                     break
+                except Woken:
+                    if prompt is not None:
+                        spent_ns += self._hand_on(prompt.ready(), out, stats)
+                    continue
                 if not opened:
+                    if prompt is not None:
+                        prompt.wake = into.wake
                     stage.open(frame.format)
                     opened = True
                 stats.frames_in += 1
-                self._hand_on(stage.process(frame), out, stats)
+                stats.service.add(spent_ns + self._hand_on(stage.process(frame), out, stats))
+                spent_ns = 0
             if opened:
-                self._hand_on(stage.flush(), out, stats)
+                stats.service.add(spent_ns + self._hand_on(stage.flush(), out, stats))
             out.close()
         finally:
             stage.close()
@@ -188,7 +230,8 @@ class Pipeline:
                 for event, number in stage.counts.items():
                     self.stats.count(event, number)
 
-    def _hand_on(self, frames: Iterable[Frame], out: Channel[Frame], stats: StageStats) -> None:
+    def _hand_on(self, frames: Iterable[Frame], out: Channel[Frame], stats: StageStats) -> int:
+        """Puts all frames; gives the nanoseconds that making them took."""
         service_ns = 0
         started = time.monotonic_ns()
         for frame in frames:
@@ -196,10 +239,11 @@ class Pipeline:
             stats.frames_out += 1
             out.put(frame)
             started = time.monotonic_ns()
-        stats.service.add(service_ns + time.monotonic_ns() - started)
+        return service_ns + time.monotonic_ns() - started
 
     def _deliver(self) -> None:
         stats, into = self.stats.stages["deliver"], self._channels[-1]
+        late_ns = 0
         opened = False
         try:
             while True:
@@ -208,9 +252,12 @@ class Pipeline:
                 except Ended:
                     break
                 started = time.monotonic_ns()
+                self.stats.lagged += 0 < late_ns <= started - frame.captured_ns
                 if not opened:
                     for sink in self._sinks:
                         sink.open(frame.format, self._source.media)
+                    if self._source.live:
+                        late_ns = LATE_INTERVALS * interval_ns(frame.format, self._fps)
                     opened = True
                 stats.frames_in += 1
                 for sink in self._sinks:
@@ -242,6 +289,9 @@ class Pipeline:
                     self.stats.count(event, number)
 
 
-def _inherit_packets(dropped: Frame, following: Frame) -> Frame:
-    """Dropping a picture must not drop the sound that rode on it."""
-    return replace(following, packets=dropped.packets + following.packets) if dropped.packets else following
+def _inherit(dropped: Frame, following: Frame) -> Frame:
+    """Dropping a picture must not drop the sound that rode on it, nor the news that temporal state ends there."""
+    if not dropped.packets and not dropped.discontinuity:
+        return following
+    discontinuity = dropped.discontinuity or following.discontinuity
+    return replace(following, packets=dropped.packets + following.packets, discontinuity=discontinuity)

@@ -8,12 +8,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import engines
 from onnx_models.cards import load_card, verify
-from streamer.enhancer import MAX_TILE_PX
+from streamer.color import SITINGS
 from streamer.errors import UsageError
-from streamer.tiling import plan_tiles
+from streamer.fitting import Fitter
+from streamer.frame import ColorSpec, VideoFormat, layout_of
 
 _SIZE = re.compile(r"(\d+)x(\d+)")
 _LEVELS = range(6)
@@ -25,19 +27,27 @@ def build(
     model: str,
     size: str,
     *,
-    bits: int = 8,
+    smallest: str | None = None,
+    largest: str | None = None,
+    pix_fmt: str = "yuv420p",
+    siting: str = "left",
     engine: str = "auto",
     device: int = 0,
     precision: str = "auto",
+    islands: int = 0,
     level: int | None = None,
 ) -> str:
     """Builds the plan that a job with this model would use for frames of this size, and shows how far it is.
+
+    With `smallest` or `largest`, one plan for all sizes between them, which is fastest at `size`. `pix_fmt`, and
+    `siting` as in `ColorSpec.chroma_location`, are the frames'; a plan is for one of each. `islands` is how much of a
+    float16 network stays in float32, see `engines.EngineRequest`.
 
     Runs on a thread of its own, so that an interrupt is noticed here while the library builds; it stops then at its
     next step, and nothing is kept.
 
     Raises:
-        UsageError: a size, level or name that doesn't exist.
+        UsageError: a size, level or name that doesn't exist, or a size that is not between the others.
         CardError: an unknown or damaged model.
         EngineError: no GPU or library, or the model can't be built; the message says which.
         KeyboardInterrupt: it was cancelled.
@@ -46,27 +56,28 @@ def build(
         raise UsageError(f"there is no optimisation level {level}: use {_LEVELS.start} (builds fast) to {_LEVELS[-1]}")
     if engine not in engines.engine_names():
         raise UsageError(f"there is no engine {engine!r}: use one of {', '.join(engines.engine_names())}")
-    width, height = _parsed(size)
+    sizes = [_parsed(given or size) for given in (smallest, size, largest)]
+    for axis in (0, 1):
+        if not sizes[0][axis] <= sizes[1][axis] <= sizes[2][axis]:
+            raise UsageError(f"--size {size} is not between {smallest or size} and {largest or size}: widen the range")
+    if layout_of(pix_fmt) is None or siting not in SITINGS:
+        raise UsageError(
+            f"no plan is for {pix_fmt} with chroma at {siting}: use a planar format, such as yuv420p or yuv420p10le, "
+            f"and one of {', '.join(SITINGS)}"
+        )
     card = load_card(model)
     verify(card)
-    tiles = plan_tiles(width, height, halo=card.halo_px, multiple_of=card.multiple_of, max_px=MAX_TILE_PX)
+    formats = [VideoFormat(*each, pix_fmt, ColorSpec(chroma_location=siting)) for each in sizes]
+    low, request, high = (Fitter(card, format).gpu_request() for format in formats)
+    request = replace(request, engine=engine, device=device, precision=precision, islands=islands)
 
     def work(progress: Callable[[str, int, int], None]) -> engines.EngineRow:
-        return engines.build_engine(
-            card.path,
-            height=tiles.tile_height,
-            width=tiles.tile_width,
-            bits=bits,
-            engine=engine,
-            device=device,
-            precision=precision,
-            level=level,
-            progress=progress,
-        )
+        ends = {"smallest": (low.width, low.height), "largest": (high.width, high.height)}
+        return engines.build_engine(request, **ends, level=level, progress=progress)
 
     row = _cancellable(work)
-    cut = f" in {len(tiles.tiles)} tiles of {tiles.tile_width}x{tiles.tile_height}" if len(tiles.tiles) > 1 else ""
-    return f"{row.name} is ready for {card.name} at {width}x{height}{cut}"
+    span = f"{smallest or size} to {largest or size}, best at {size}" if smallest or largest else size
+    return f"{row.name} is ready for {card.name} at {span}"
 
 
 def table() -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
 import engines
-from onnx_models.cards import ModelCard
+from streamer.channel import Cancelled
+from streamer.fitting import Fitter, Fitting
 from streamer.tiling import TilePlan
 
 log = logging.getLogger(__name__)
 
-SWAPS, REPLACED = "engine swaps", "engines replaced"
+SWAPS, REPLACED, FAILED = "engine swaps", "engines replaced", "engines failed"
 
 
 class Runner:
@@ -21,7 +24,8 @@ class Runner:
     A job that can't wait (`at_once`) starts on the best engine that is ready, and a child process builds the plan of a
     better one. That takes over when its plan is there; if it can't be built, a warning says why and nothing changes. An
     engine that was asked for by name is waited for instead. An engine that `distrust` names is replaced by the next
-    one, in the order of `engines.engine_options`.
+    one, in the order of `engines.engine_options`, and so is one that fails. Where memory runs out, the same engine is
+    tried with smaller and smaller tiles first.
 
     All of it happens on the thread that calls, which opens and closes every engine. So a new one is opened while the
     old one still has frames under way, and until it is open, no frame goes in; a live source drops what it can't hand
@@ -34,7 +38,6 @@ class Runner:
 
     def __init__(
         self,
-        card: ModelCard,
         *,
         engine: str = "auto",
         device: int = 0,
@@ -47,19 +50,21 @@ class Runner:
         self.precision = precision
         """Of the engine that runs or ran; before `open`, the one asked for."""
         self.counts: Counter[str] = Counter()
-        """Of what happened: `SWAPS` to a better engine, and engines `REPLACED` because they can't be trusted."""
-        self._card = card
+        """Of what happened: `SWAPS` to a better engine, and engines that were `REPLACED` because they can't be trusted,
+        or because they `FAILED`."""
         self._asked, self._precision = engine, precision
         self._device, self._threads = device, threads
         self._at_once = at_once
-        self._request: dict[str, Any] = {}
-        self._options: list[engines.EngineOption] = []
-        self._option: engines.EngineOption | None = None
+        self._on_done: Callable[[], None] | None = None
+        self._fitter: Fitter | None = None
+        self._ways: list[Fitting] = []  # that are left, the best first
+        self._way: Fitting | None = None
         self._engine: engines.Engine | None = None
-        self._next: tuple[engines.Engine, engines.EngineOption, str] | None = None
+        self._next: tuple[engines.Engine, Fitting, str] | None = None
         self._distrusted = ""
         self._build: engines.PlanBuild | None = None
-        self._building: engines.EngineOption | None = None
+        self._building: Fitting | None = None
+        self._interrupted = threading.Event()
 
     @property
     def engine(self) -> engines.Engine:
@@ -67,25 +72,41 @@ class Runner:
         assert self._engine is not None
         return self._engine
 
-    def open(self, plan: TilePlan, bits: int) -> None:
-        """Opens an engine for the tiles of `plan`, `bits` a sample. Raises EngineError if none can be opened.
+    @property
+    def plan(self) -> TilePlan:
+        """How frames are cut for that one."""
+        assert self._way is not None
+        return self._way.plan
 
-        For "auto", an engine on a GPU that can't be opened is passed over with a warning.
+    def open(self, fitter: Fitter, on_done: Callable[[], None] | None = None) -> None:
+        """Opens an engine for the frames of `fitter`.
+
+        For "auto", an engine on a GPU that can't be opened is passed over with a warning. `on_done` is for all engines
+        that will be opened; see `engines.Engine.on_done`.
+
+        Raises:
+            EngineError: none can be opened.
+            Cancelled: `interrupt` was called while a plan was being built.
         """
-        self._request = {"height": plan.tile_height, "width": plan.tile_width, "bits": bits}
+        self._fitter, self._on_done = fitter, on_done
         self._distrusted = ""
-        self._options = list(engines.engine_options(self._asked, self._precision))
-        self._wants_gpu = self._options[0].on_gpu
-        if self._asked == "auto":
-            self._engine, self._option = self._open_best(may_wait=not self._at_once)
-        else:
-            self._option = self._options[0]
-            self._engine = self._open(self._option)
-        self.name, self.precision = self._engine.name, self._engine.precision
+        options = engines.engine_options(self._asked, self._precision)
+        self._ways = [fitter.fit(option) for option in options]
+        self._wants_gpu = options[0].on_gpu
+        try:
+            self._take(*self._open_first())
+        except engines.EngineError:
+            if self._interrupted.is_set():
+                raise Cancelled from None
+            raise
+
+    def interrupt(self) -> None:
+        """Lets an engine that is being opened give up, if it has to build a plan for that. Any thread."""
+        self._interrupted.set()
 
     def distrust(self, reason: str) -> None:
         """The engine that runs now gives bad pictures: the next `prepare` opens another one, if there is any left."""
-        if self._next is None and any(option != self._option for option in self._options):
+        if self._next is None and self._others():
             self._distrusted = reason
 
     def prepare(self) -> bool:
@@ -97,94 +118,182 @@ class Runner:
         return self._next is not None
 
     def swap(self) -> None:
-        """Closes the old engine, which must have nothing under way, and lets the new one take over."""
-        assert self._next is not None
+        """Closes the old engine, which must have nothing under way, and lets the new one take over.
+
+        Nothing happens if the old one failed after `prepare`: the new one has taken its place already.
+        """
+        if self._next is not None:
+            (engine, way, event), self._next = self._next, None
+            self.engine.close()
+            self._take(engine, way)
+            self.counts[event] += 1
+
+    def replace_failed(self, error: engines.InferenceError) -> None:
+        """Closes an engine that failed, with all that it has under way, and opens another one, of another back end.
+
+        Raises `error` if none opens.
+        """
+        failed, self._distrusted = self._way, ""
+        assert failed is not None
+        self.counts[FAILED] += 1
+        log.warning("%s failed: %s", failed, error)
+        if self._building is not None and self._building.option.name == failed.option.name:
+            self._stop_build()
+        self._ways = [way for way in self._ways if way.option.name != failed.option.name]
+        prepared, self._next = self._next, None
         self.engine.close()
-        (self._engine, self._option, event), self._next = self._next, None
-        self.name, self.precision = self._engine.name, self._engine.precision
-        self.counts[event] += 1
+        try:
+            found = prepared[:2] if prepared is not None else self._open_best(may_wait=not self._at_once)
+        except engines.EngineError as other:
+            log.warning("no other engine opens: %s", other)
+            raise error from None
+        self._take(*found)
+        log.warning("%s takes the place of %s, and the frames that were under way", found[1], failed)
 
     def close(self) -> None:
         """Closes every engine and ends the child process. Twice is harmless."""
         self._stop_build()
+        self._interrupted.clear()
         opened = [self._engine, self._next[0] if self._next else None]
         self._engine = self._next = None
         for engine in filter(None, opened):
             engine.close()
 
-    def _open_best(self, *, may_wait: bool) -> tuple[engines.Engine, engines.EngineOption]:
-        """The first option that opens, without those that have to be built if that may not be waited for."""
-        for option in tuple(self._options):
+    def alike(self) -> Runner:
+        """One for another model, on what this one runs on now."""
+        assert self._way is not None
+        option = self._way.option
+        device = self._request_for(self._way).device
+        return Runner(engine=option.name, device=device, precision=option.precision, threads=self._threads)
+
+    def _take(self, engine: engines.Engine, way: Fitting) -> None:
+        self._engine, self._way = engine, way
+        self.name, self.precision = engine.name, engine.precision
+        if not way.is_whole:
+            log.info("frames go through %s in %d tiles", way, len(way.plan.tiles))
+
+    def _others(self) -> list[Fitting]:
+        assert self._way is not None
+        return [way for way in self._ways if way.option != self._way.option]
+
+    def _open_first(self) -> tuple[engines.Engine, Fitting]:
+        if self._asked == "auto":
+            return self._open_best(may_wait=not self._at_once)
+        return self._open_now(self._ways[0])
+
+    def _open_best(self, *, may_wait: bool) -> tuple[engines.Engine, Fitting]:
+        """The first way that opens, without those that have to be built if that may not be waited for."""
+        for way in tuple(self._ways):
             try:
-                if may_wait or self._is_ready(option):
-                    return self._open(option), option
-                self._start_build(option)
+                found = self._open_now(way) if may_wait else self._open_if_ready(way)
+                if found is not None:
+                    return found
             except engines.EngineError as error:
-                if not option.on_gpu or option is self._options[-1]:
+                ended = self._engine is None and self._interrupted.is_set()  # before the first frame
+                if ended or not way.option.on_gpu or way.option == self._ways[-1].option:
                     raise
-                self._drop(option)
-                log.warning("%s is passed over: %s", _title(option), error)
+                self._drop(way)
+                log.warning("%s is passed over: %s", way, error)
         self._stop_build()  # there is nothing else, so it is waited for
-        return self._open(self._options[0]), self._options[0]
+        if not self._ways:
+            raise engines.EngineError("there is no other engine")
+        return self._open_now(self._ways[0])
 
-    def _open(self, option: engines.EngineOption) -> engines.Engine:
-        return engines.open_engine(self._card.path, **self._request_for(option), threads=self._threads)
+    def _open_now(self, way: Fitting) -> tuple[engines.Engine, Fitting]:
+        """Waits for its plan if it needs one; in smaller tiles if memory runs out."""
+        while True:
+            try:
+                return self._open(way), way
+            except engines.OutOfMemoryError as error:
+                way = self._smaller(way, error)
 
-    def _is_ready(self, option: engines.EngineOption) -> bool:
-        return not option.builds_plans or engines.plan_is_ready(self._card.path, **self._request_for(option))
+    def _open_if_ready(self, way: Fitting) -> tuple[engines.Engine, Fitting] | None:
+        """The same, but None where a plan is missing, which is being built then."""
+        while True:
+            try:
+                if not self._is_ready(way):
+                    self._start_build(way)
+                    return None
+                return self._open(way), way
+            except engines.OutOfMemoryError as error:
+                way = self._smaller(way, error)
 
-    def _request_for(self, option: engines.EngineOption) -> dict[str, Any]:
+    def _smaller(self, way: Fitting, error: engines.OutOfMemoryError) -> Fitting:
+        """What to try where memory ran out. Raises `error` if the tiles are small enough already."""
+        assert self._fitter is not None
+        smaller = self._fitter.smaller(way)
+        if smaller is None:
+            raise error
+        log.warning("%s: tiles of %dx%d are tried", error, smaller.plan.tile_width, smaller.plan.tile_height)
+        self._ways = [smaller if other.option == way.option else other for other in self._ways]
+        return smaller
+
+    def _open(self, way: Fitting) -> engines.Engine:
+        def progress(phase: str, done: int, steps: int) -> None:
+            if self._interrupted.is_set():
+                raise KeyboardInterrupt
+
+        try:
+            return engines.open_engine(
+                self._request_for(way), threads=self._threads, progress=progress, on_done=self._on_done
+            )
+        except KeyboardInterrupt:
+            if not self._interrupted.is_set():
+                raise
+        raise engines.EngineError(f"the plan of {way} was not built: it was interrupted")
+
+    def _is_ready(self, way: Fitting) -> bool:
+        return not way.option.builds_plans or engines.plan_is_ready(self._request_for(way))
+
+    def _request_for(self, way: Fitting) -> engines.EngineRequest:
         # A GPU's number means nothing to the CPU that stands in for it.
-        device = self._device if option.on_gpu or not self._wants_gpu else 0
-        return {**self._request, "device": device, "engine": option.name, "precision": option.precision}
+        device = self._device if way.option.on_gpu or not self._wants_gpu else 0
+        return replace(way.request, device=device)
 
-    def _drop(self, option: engines.EngineOption) -> None:
-        self._options = [other for other in self._options if other != option]
+    def _drop(self, way: Fitting) -> None:
+        self._ways = [other for other in self._ways if other.option != way.option]
 
     def _open_other(self) -> None:
-        assert self._option is not None
-        old, reason = self._option, self._distrusted
+        assert self._way is not None
+        old, reason = self._way, self._distrusted
         self._distrusted = ""
         self._drop(old)
         try:
-            engine, option = self._open_best(may_wait=not self._at_once)
+            engine, way = self._open_best(may_wait=not self._at_once)
         except engines.EngineError as error:
-            self._options = []
-            log.warning("%s %s, and no other engine opens, so it stays: %s", _title(old), reason, error)
+            self._ways = []
+            log.warning("%s %s, and no other engine opens, so it stays: %s", old, reason, error)
             return
-        log.warning("%s %s: %s takes its place", _title(old), reason, _title(option))
-        self._next = engine, option, REPLACED
+        log.warning("%s %s: %s takes its place", old, reason, way)
+        self._next = engine, way, REPLACED
 
-    def _start_build(self, option: engines.EngineOption) -> None:
+    def _start_build(self, way: Fitting) -> None:
         if self._build is not None:
             return  # one at a time, the best one first
-        build = engines.PlanBuild(self._card.path, **self._request_for(option))
+        build = engines.PlanBuild(self._request_for(way))
         build.start()
-        self._build, self._building = build, option
-        log.info("%s needs a plan, which is built in the background; another engine starts meanwhile", _title(option))
+        self._build, self._building = build, way
+        log.info("%s needs a plan, which is built in the background; another engine serves meanwhile", way)
 
     def _open_built(self) -> None:
         assert self._build is not None
         assert self._building is not None
-        option, reason = self._building, self._build.failure()
+        way, reason = self._building, self._build.failure()
         self._stop_build()
         try:
-            if not reason and not self._is_ready(option):
-                reason = "it was built, but could not be kept in the cache"
-            if not reason:
-                self._next = self._open(option), option, SWAPS
-                log.info("the plan of %s is built: it takes over from %s", _title(option), self.name)
+            if self._is_ready(way):  # even if the child failed then: it may have lacked the memory to try it
+                found = self._open_if_ready(way)
+                if found is not None:
+                    self._next = *found, SWAPS
+                    log.info("the plan of %s is built: it takes over from %s", way, self.name)
                 return
+            reason = reason or "it was built, but could not be kept in the cache"
         except engines.EngineError as error:
             reason = str(error)
-        self._drop(option)
-        log.warning("there is no plan of %s, so %s goes on: %s", _title(option), self.name, reason)
+        self._drop(way)
+        log.warning("there is no plan of %s, so %s goes on: %s", way, self.name, reason)
 
     def _stop_build(self) -> None:
         if self._build is not None:
             self._build.stop()
         self._build = self._building = None
-
-
-def _title(option: engines.EngineOption) -> str:
-    return option.name if option.precision == "auto" else f"{option.name} in {option.precision}"

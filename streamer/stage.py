@@ -6,7 +6,7 @@ one thread that the pipeline gives it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Protocol, runtime_checkable
@@ -88,11 +88,50 @@ class Stage(Protocol):
 
 
 @runtime_checkable
+class Prompt(Protocol):
+    """A stage whose work goes on between calls, and which can give a frame as soon as it is done.
+
+    For live streams the pipeline sets `wake` before `open`; the stage calls it, from any thread, when `ready` may have
+    something to give. A stage without it gives frames when the next ones come in.
+    """
+
+    wake: Callable[[], None] | None
+
+    def ready(self) -> Iterable[Frame]:
+        """Gives the frames that are done; called on the stage's thread while no frame is waiting to come in."""
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """A stage that may take minutes to open."""
+
+    def interrupt(self) -> None:
+        """Lets an `open` that is under way, or begins later, raise Cancelled if it would take long. Any thread."""
+
+
+@runtime_checkable
 class Counting(Protocol):
     """A stage that also counts what was unusual, by name; the pipeline adds it to its events at the end."""
 
     @property
     def counts(self) -> Mapping[str, int]: ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A stage that says how it stands; see `streamer.stats.Reading.status`. Any thread may ask."""
+
+    @property
+    def status(self) -> Mapping[str, str | int]: ...
+
+
+@runtime_checkable
+class Queueing(Protocol):
+    """A sink with a queue of its own."""
+
+    @property
+    def depth(self) -> int:
+        """Frames that wait in it now. Any thread."""
 
 
 class Sink(Protocol):

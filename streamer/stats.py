@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,26 @@ class Distribution:
     def mean_ms(self) -> float:
         return self.total_ns / self.count / 1e6 if self.count else 0.0
 
+    def copy(self) -> Distribution:
+        """As it is now."""
+        return self.since(Distribution())
+
+    def since(self, earlier: Distribution) -> Distribution:
+        """Of the samples that were added after `earlier` was copied from this; its longest is known to 4 % only."""
+        found = Distribution()
+        for bucket, number in sorted(self._buckets.copy().items()):
+            more = number - earlier._buckets.get(bucket, 0)
+            if more:
+                found._buckets[bucket] = more
+                found.count += more
+                found.max_ns = min(self.max_ns, int(math.exp((bucket + 1) * self._GROWTH)))
+        found.total_ns = self.total_ns - earlier.total_ns
+        return found
+
+    def up_to(self, limit_ns: int) -> int:
+        """How many samples were no longer than `limit_ns`, of which the last bucket is counted by its middle."""
+        return sum(number for bucket, number in self._buckets.copy().items() if self._middle_ns(bucket) <= limit_ns)
+
     def percentile_ms(self, percent: float) -> float:
         """The duration in milliseconds that `percent` of the samples don't exceed; 0 without samples."""
         buckets = sorted(self._buckets.copy().items())
@@ -42,8 +63,11 @@ class Distribution:
         for bucket, number in buckets:
             seen += number
             if seen >= rank:
-                return min(math.exp((bucket + 0.5) * self._GROWTH), self.max_ns) / 1e6
+                return min(self._middle_ns(bucket), self.max_ns) / 1e6
         return 0.0
+
+    def _middle_ns(self, bucket: int) -> float:
+        return math.exp((bucket + 0.5) * self._GROWTH)
 
 
 @dataclass
@@ -64,11 +88,30 @@ class StageStats:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a running pipeline has done so far, and how it stands now: plain values, taken at one moment."""
+
+    delivered: int
+    """Frames that all sinks got."""
+    dropped: Mapping[str, int]
+    """Frames by where they were lost: "arrival", "capture", and "sink NAME" for each live output."""
+    lagged: int
+    """Frames that came late out of the stages."""
+    events: Mapping[str, int]
+    """What the source and stages count by name, such as "reconnects"."""
+    queues: Mapping[str, int]
+    """Frames that wait in each channel now, and before each live output."""
+    status: Mapping[str, str | int]
+    """Of the enhancement: model, engine, precision, and the governor's level and what that does; empty without."""
+
+
 class Stats:
     """All figures of one pipeline run; written by its threads, readable by any.
 
-    `dropped`: at capture, because the head channel was full. `lagged` (compute missed its slot) and `skipped` (a sink
-    missed its slot) count on live outputs only. `latency` runs from capture to the last sink's return. `events` are
+    `dropped`: at capture, because the head channel was full. `lagged`: on live streams, frames that left the stages
+    three frame intervals or more after their capture (compute missed its slot). `skipped`: frames that a live output
+    didn't take in time (a sink missed its slot). `latency` runs from capture to the last sink's return. `events` are
     named counts of everything unusual: corrupt packets, repaired timestamps, conversions.
     """
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from engines import EngineRow, OpenVINOEngine, select
 from engines.base import Array
+from engines.request import F16, F32
 
 if TYPE_CHECKING:
     import pytest
@@ -44,5 +45,5 @@ def install(patch: pytest.MonkeyPatch, damage: Damage, *, on_gpu: bool = True, a
     patch.setattr(FaultyEngine, "damage", staticmethod(damage), raising=False)
     patch.setattr(FaultyEngine, "on_gpu", on_gpu)
     row = EngineRow(NAME, True, "for a test", "1", "a test")
-    entry = select._Entry(NAME, lambda: row, FaultyEngine, (select.F16, select.F32))
+    entry = select.Entry(NAME, lambda: row, FaultyEngine, (F16, F32))
     patch.setattr(select, "_TABLE", (entry, *(() if alone else select._TABLE)))

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from benchmarks import level, memory, networks, quality, speed, startup
 from benchmarks.__main__ import app
+from benchmarks.burnt_clock import BITS, UNIT_NS, age_ns, burn
 from benchmarks.cases import CASES, Window
+from benchmarks.latency import DIRECT, OUTPUTS, RELAY, Way
 from benchmarks.machine import Usage, facts
 from benchmarks.memory import marks
 from benchmarks.report import table
@@ -251,3 +253,47 @@ def test_quality(tmp_path: Path) -> None:
 def test_quality_compares_models_of_one_scale(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\[2, 3\]"):
         quality.run([tmp_path], ["upscale-x2-nano", "upscale-x3-nano"], [20], frames=3, sheet=None)
+
+
+@pytest.mark.parametrize("size", [(360, 640), (720, 1280), (90, 160)])
+def test_the_burnt_clock_is_read_back(size: tuple[int, int]) -> None:
+    luma = np.random.default_rng(1).integers(0, 256, (360, 640), np.uint8)
+    now_ns = 123_456_789_000_000
+    burn(luma, now_ns)
+    seen = cv2.resize(luma, size[::-1], interpolation=cv2.INTER_AREA)
+    assert age_ns(np.asarray(seen, np.uint8), now_ns + 70 * 10**6) == 70 * 10**6
+    around = (1 << BITS) * UNIT_NS
+    assert age_ns(np.asarray(seen, np.uint8), now_ns + around + UNIT_NS) == UNIT_NS
+
+
+def test_a_picture_without_a_clock_has_no_age() -> None:
+    assert age_ns(np.full((360, 640), 100, np.uint8), 0) is None
+    assert age_ns(np.random.default_rng(1).integers(0, 256, (360, 640), np.uint8), 0) is None
+
+
+def test_ages_become_percentiles_in_frames() -> None:
+    way = Way(tuple(float(age) for age in range(101)), {"p95": 3.0}, 1, 2)
+    found = way.as_dict()
+    assert (found["p50_ms"], found["p95_ms"], found["p99_ms"]) == (50, 95, 99)
+    assert found["p50_frames"] == 1.5
+    assert (found["pictures"], found["dropped"], found["lagged"]) == (101, 1, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_latency(output: str, tmp_path: Path) -> None:
+    if output == "srt":
+        pytest.importorskip("imageio_ffmpeg", reason="SRT goes through imageio-ffmpeg")
+    path = tmp_path / "latency.json"
+    outcome = CliRunner().invoke(app, ["latency", "--seconds", "2", "--output", output, "--json", str(path)])
+    assert outcome.exit_code == 0, outcome.output
+    ways = json.loads(path.read_text())["ways"]
+    assert len(ways) == 3
+    assert all(0 < way["p50_ms"] <= way["p99_ms"] for way in ways.values())
+    assert ways[RELAY]["p50_ms"] > ways[DIRECT]["p50_ms"]
+
+
+def test_latency_refuses_an_output_that_it_cant_read() -> None:
+    outcome = CliRunner().invoke(app, ["latency", "--output", "hls"])
+    assert outcome.exit_code == 2
+    assert "rtsp or udp or srt" in outcome.output

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from streamer.channel import Cancelled, Channel, Ended, Overflow
+from streamer.channel import Cancelled, Channel, Ended, Overflow, Woken
 
 LIMIT_S = 10
 
@@ -104,3 +104,26 @@ def test_a_reader_may_wait_for_a_bounded_time() -> None:
     channel.close()
     with pytest.raises(Ended):
         channel.get(0.01)
+
+
+def test_a_wake_interrupts_the_reader_once_and_yields_to_items() -> None:
+    channel: Channel[int] = Channel("test", 2)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(channel.get)
+        channel.wake()
+        with pytest.raises(Woken):
+            waiting.result(LIMIT_S)
+        waiting = pool.submit(channel.get)
+        channel.put(1)
+        assert waiting.result(LIMIT_S) == 1
+    channel.wake()
+    channel.put(2)
+    assert channel.get() == 2
+    with pytest.raises(Woken):
+        channel.get()
+    channel.wake()
+    channel.close()
+    with pytest.raises(Woken):
+        channel.get()
+    with pytest.raises(Ended):
+        channel.get()

@@ -18,6 +18,7 @@ from engines import (
     EngineError,
     OnnxRuntimeCudaEngine,
     OnnxRuntimeEngine,
+    OnnxRuntimeTensorRTEngine,
     OpenVINOEngine,
     SlotBuffers,
     TensorRTEngine,
@@ -41,17 +42,29 @@ class OnnxRuntimeWithoutCuda(OnnxRuntimeCudaEngine):
         return {}
 
 
+class OnnxRuntimeWithoutTensorRT(OnnxRuntimeTensorRTEngine):
+    """The same with TensorRT's provider."""
+
+    provider = "CPUExecutionProvider"
+
+    def _asked(self) -> list[str]:
+        return [self.provider]
+
+
 ENGINES: dict[str, type[OpenVINOEngine] | type[OnnxRuntimeEngine] | type[TensorRTEngine]] = {
     "openvino": OpenVINOEngine,
     "onnxruntime": OnnxRuntimeEngine,
     "onnxruntime-cuda": OnnxRuntimeWithoutCuda,
+    "onnxruntime-tensorrt": OnnxRuntimeWithoutTensorRT,
     "tensorrt": TensorRTEngine,
 }
 ON_GPU = {"tensorrt"}
 """These run on the simulated GPU, see tests/gpu."""
-STANDS_IN = {"onnxruntime-cuda": "onnxruntime"}
+STANDS_IN = {"onnxruntime-cuda": "onnxruntime", "onnxruntime-tensorrt": "onnxruntime"}
 HEIGHT, WIDTH = 18, 26
-SLOTS, DEFAULT_SLOTS = 3, {"openvino": 2, "onnxruntime": 2, "onnxruntime-cuda": 2, "tensorrt": 3}
+LIMIT_S = 20
+SLOTS = 3
+DEFAULT_SLOTS = dict.fromkeys(ENGINES, 2) | {"tensorrt": 3}
 SHAPES = {"luma": (1, 1, HEIGHT, WIDTH)}
 ONE = np.ones(1, np.float32)
 
@@ -533,3 +546,51 @@ def test_vendor_words_become_one_line() -> None:
     engine.on_open = RuntimeError("Exception from src/core.cpp:1:\nCheck 'x > 0' failed at a.cpp:2:\nToo small.\n\n")
     with pytest.raises(EngineError, match="cannot open its network: Too small; try another"):
         engine.open()
+
+
+# --- telling when it is done
+
+
+def test_it_tells_when_an_inference_is_done(kind: str) -> None:
+    told = threading.Semaphore(0)
+    engine = make(kind)
+    engine.on_done = lambda: told.release()
+    with engine:
+        if not engine.tells:
+            ticket = engine.submit(feeds(1))
+            assert not engine.ready(ticket)
+            engine.collect(ticket)
+            return
+        for seed in range(5):
+            tickets = [engine.submit(feeds(seed)), engine.submit(feeds(seed + 1))]
+            while not all(engine.ready(ticket) for ticket in tickets):
+                assert told.acquire(timeout=LIMIT_S)
+            assert_close(engine.collect(tickets[0])["enhanced"], wanted(seed))
+            assert engine.latency_ns > 0
+            engine.collect(tickets[1])
+            with pytest.raises(EngineError, match="collected before"):
+                engine.ready(tickets[0])
+
+
+def test_nobody_is_told_who_doesnt_ask(engine: Engine) -> None:
+    ticket = engine.submit(feeds(1))
+    assert_close(engine.collect(ticket)["enhanced"], wanted(1))
+    assert engine.latency_ns > 0
+
+
+def test_another_thread_may_adopt_what_can_move(engine: Engine) -> None:
+    def use() -> None:
+        engine.adopt()
+        assert_close(engine.collect(engine.submit(feeds(3)))["enhanced"], wanted(3))
+
+    if not engine.can_move:
+        with pytest.raises(EngineError, match="stays on the thread"):
+            engine.adopt()
+        return
+    on_another_thread(use)
+    with pytest.raises(EngineError, match="from thread"):
+        engine.submit(feeds(1))
+    engine.adopt()
+    engine.close()
+    with pytest.raises(EngineError, match="open it first"):
+        engine.adopt()

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import engines
-from engines import EngineError
+from engines import EngineError, EngineRequest
 from engines.int8 import can_int8, cpu_has_int8, to_int8
 from tests import pixel_models
 from tests.pixel_models import Array, expected, picture, tiny_proto
@@ -28,7 +28,7 @@ def described(peaks: str = "conv0=1") -> onnx.ModelProto:
 
 def run(engine: str, precision: str, luma: Array, strength: float = 1.0) -> Array:
     model = described().SerializeToString()
-    with engines.open_engine(model, height=HEIGHT, width=WIDTH, engine=engine, precision=precision) as opened:
+    with engines.open_engine(EngineRequest(model, WIDTH, HEIGHT, engine=engine, precision=precision)) as opened:
         assert opened.precision == precision
         ticket = opened.submit({"luma": luma, "strength": np.array([strength], np.float32)})
         return opened.collect(ticket)["enhanced"].copy()
@@ -67,7 +67,7 @@ def test_every_convolution_has_integer_operands() -> None:
 def test_auto_takes_integers_where_model_and_processor_allow_it(engine: str) -> None:
     wanted = "int8" if cpu_has_int8() else "f32"
     for model, precision in ((described(), wanted), (tiny_proto(), "f32")):
-        with engines.open_engine(model.SerializeToString(), height=HEIGHT, width=WIDTH, engine=engine) as opened:
+        with engines.open_engine(EngineRequest(model.SerializeToString(), WIDTH, HEIGHT, engine=engine)) as opened:
             assert opened.precision == precision
 
 
@@ -75,7 +75,7 @@ def test_a_model_without_peaks_cannot() -> None:
     model = tiny_proto().SerializeToString()
     assert not can_int8(model)
     with pytest.raises(EngineError, match="in int8: its metadata have no activation_peaks; use float32"):
-        engines.open_engine(model, height=HEIGHT, width=WIDTH, precision="int8")
+        engines.open_engine(EngineRequest(model, WIDTH, HEIGHT, precision="int8"))
 
 
 @pytest.mark.parametrize("peaks", ["conv9=1", "conv0=0", "conv0=much", "conv0=nan", "conv0=inf"])
@@ -86,7 +86,7 @@ def test_wrong_peaks_are_refused(peaks: str) -> None:
 
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(EngineError, match="no precision 'bf16': use auto, f32, f16 or int8"):
-        engines.open_engine(tiny_proto().SerializeToString(), height=HEIGHT, width=WIDTH, precision="bf16")
+        engines.open_engine(EngineRequest(tiny_proto().SerializeToString(), WIDTH, HEIGHT, precision="bf16"))
 
 
 def test_a_processor_without_the_instructions_runs_float(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,14 @@ from types import MappingProxyType
 
 import pytest
 
+import engines
+from onnx_models.cards import load_card
+from streamer.enhancer import EnhanceStage
 from streamer.errors import SinkError, SourceError
 from streamer.frame import Frame, VideoFormat
 from streamer.pipeline import CHANNEL_FRAMES, Pipeline
 from streamer.stage import Media
+from tests import faulty
 from tests.clips import make_frame
 
 LIMIT_S = 20
@@ -49,7 +53,7 @@ class Numbers:
         if number >= self._count or self._interrupted.is_set():
             return None
         self.read_frames += 1
-        return replace(self._frame, pts=number, index=number, packets=(number,))
+        return replace(self._frame, pts=number, index=number, packets=(number,), discontinuity=number % 20 == 10)
 
     def interrupt(self) -> None:
         self._interrupted.set()
@@ -163,7 +167,7 @@ def test_a_slow_sink_holds_the_source_back() -> None:
     assert max(channel.high_water for channel in pipeline.channels) <= CHANNEL_FRAMES
 
 
-def test_a_live_source_drops_at_the_head_only_and_loses_no_packet() -> None:
+def test_a_live_source_drops_at_the_head_only_and_loses_no_packet_or_discontinuity() -> None:
     hold = threading.Event()
     source, sink = Numbers(60, live=True, block_at=60), Collector(hold=hold)
     pipeline = Pipeline(source, [Delay()], [sink]).start()
@@ -175,6 +179,7 @@ def test_a_live_source_drops_at_the_head_only_and_loses_no_packet() -> None:
     assert indices == sorted(indices)
     assert pipeline.stats.dropped == 60 - len(indices) > 0
     assert [packet for frame in sink.frames for packet in frame.packets] == list(range(60))
+    assert sink.frames[-1].discontinuity or sink.frames[-2].discontinuity, "frame 50's, which was dropped"
 
 
 @pytest.mark.parametrize("where", ["open", "process", "flush", "close"])
@@ -256,3 +261,46 @@ def test_stopping_twice_and_late_is_harmless() -> None:
     pipeline.stop()
     pipeline.cancel()
     pipeline.wait()
+
+
+class OneByOne(Numbers):
+    """A live source that gives a frame only when the one before was delivered."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count, live=True)
+        self.delivered = threading.Semaphore(1)
+
+    def read(self) -> Frame | None:
+        assert self.delivered.acquire(timeout=LIMIT_S), "a frame waits for the next one"
+        return super().read()
+
+
+@pytest.fixture(params=[*(row.name for row in engines.available_engines() if row.usable), "silent"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every usable engine, and one that doesn't tell when it is done, as TensorRT doesn't."""
+    if request.param != "silent":
+        return str(request.param)
+    monkeypatch.setattr(faulty.FaultyEngine, "tells", False)
+    monkeypatch.setattr(faulty.FaultyEngine, "_tell", lambda self, slot: None)
+    faulty.install(monkeypatch, lambda number, precision, output: None, on_gpu=False, alone=True)
+    return faulty.NAME
+
+
+@pytest.mark.parametrize("governed", [False, True])
+def test_a_live_frame_leaves_before_the_next_one_comes(engine: str, governed: bool) -> None:
+    source, sink = OneByOne(5), Collector()
+    stage = EnhanceStage(load_card("upscale-x2-nano"), engine=engine, governed=governed)
+    with Pipeline(source, [stage], [sink], on_frame=lambda frame: source.delivered.release()) as pipeline:
+        pass
+    assert [frame.index for frame in sink.frames] == list(range(5))
+    assert pipeline.stats.dropped == 0
+    enhance = pipeline.stats.stages["enhance"]
+    assert enhance.frames_in == enhance.frames_out == 5
+
+
+def test_a_recorded_frame_may_wait_for_the_next_one() -> None:
+    """Nobody asks for promptness there, and waking up costs time."""
+    stage = EnhanceStage(load_card("upscale-x2-nano"))
+    with Pipeline(Numbers(3), [stage], [Collector()]):
+        pass
+    assert stage.wake is None

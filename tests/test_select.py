@@ -13,6 +13,7 @@ import pytest
 import engines
 from engines import (
     EngineError,
+    EngineRequest,
     OnnxRuntimeEngine,
     OpenVINOEngine,
     available_engines,
@@ -32,7 +33,8 @@ USABLE = [row.name for row in available_engines() if row.usable]
 
 def test_rows_come_in_order_with_a_reason() -> None:
     rows = available_engines()
-    assert [row.name for row in rows] == ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "openvino", "onnxruntime"]
+    gpu, cpu = ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda"], ["openvino", "onnxruntime"]
+    assert [row.name for row in rows] == [*gpu, *cpu, "onnxruntime-tensorrt"]
     assert all(row.reason for row in rows)
     assert all(row.version and row.device for row in rows if row.usable)
 
@@ -80,7 +82,7 @@ def test_gpu_rows_say_which_package_is_missing(monkeypatch: pytest.MonkeyPatch, 
 def test_open_engine_opens_on_this_thread(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "tiny.onnx"
     path.write_bytes(tiny_model())
-    with open_engine(path, height=HEIGHT, width=WIDTH, engine=kind, slots=1) as engine:
+    with open_engine(EngineRequest(path, WIDTH, HEIGHT, engine=kind), slots=1) as engine:
         assert (engine.name, engine.slots, engine.is_open) == (kind, 1, True)
         luma = picture(8, HEIGHT, WIDTH)
         ticket = engine.submit({"luma": luma, "strength": ONE})
@@ -90,7 +92,7 @@ def test_open_engine_opens_on_this_thread(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", USABLE)
 def test_open_engine_for_ten_bits(kind: str) -> None:
     luma = picture(4, HEIGHT, WIDTH, 10)
-    with open_engine(tiny_model(), height=HEIGHT, width=WIDTH, bits=10, engine=kind) as engine:
+    with open_engine(EngineRequest(tiny_model(), WIDTH, HEIGHT, bits=10, engine=kind)) as engine:
         out = engine.collect(engine.submit({"luma": luma, "strength": ONE}))["enhanced"]
         assert_close(out, expected(luma, 1.0, 10))
 
@@ -109,7 +111,7 @@ def test_open_engine_for_ten_bits(kind: str) -> None:
 def test_open_engine_refuses_bad_requests(change: dict[str, Any], told: str) -> None:
     request: dict[str, Any] = {"model": tiny_model(), "height": HEIGHT, "width": WIDTH} | change
     with pytest.raises(EngineError, match=told):
-        open_engine(**request)
+        open_engine(EngineRequest(**request))
 
 
 def run_python(script: str, home: Path | None = None) -> str:
@@ -132,7 +134,7 @@ def test_openvino_reports_to_nobody(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     script = (
         "import sys, threading, engines; from tests.pixel_models import tiny_model;"
-        "engines.open_engine(tiny_model(), height=8, width=8, engine='openvino').close();"
+        "engines.open_engine(engines.EngineRequest(tiny_model(), 8, 8, engine='openvino')).close();"
         "print('openvino_telemetry' in sys.modules, threading.active_count())"
     )
     assert run_python(script, home=tmp_path) == "False 1"
@@ -140,7 +142,17 @@ def test_openvino_reports_to_nobody(tmp_path: Path) -> None:
 
 
 def test_public_names_are_the_exported_ones() -> None:
-    submodules = {"background", "base", "cpu", "int8", "model", "onnxruntime", "onnxruntime_cuda"}
-    submodules |= {"openvino", "pixels", "select", "tensorrt"}
+    submodules = {
+        "background",
+        "base",
+        "chroma",
+        "cpu",
+        "int8",
+        "model",
+        "onnxruntime",
+        "onnxruntime_cuda",
+        "onnxruntime_tensorrt",
+    }
+    submodules |= {"opening", "openvino", "pixels", "plans", "request", "select", "tensorrt"}
     public = {name for name in vars(engines) if not name.startswith("_")} - submodules
     assert public == set(engines.__all__)

@@ -10,6 +10,7 @@ from .diagnose import diagnose_gpu
 from .driver import DriverError, find_driver
 from .fp16 import to_fp16
 from .overflow import half_precision, overflowing
+from .profile import Profile
 from .run import TensorRTEngine, TensorRTRTXEngine
 from .symptoms import explain
 from .vendor import TENSORRT, TENSORRT_RTX, Backend
@@ -22,6 +23,7 @@ __all__ = [
     "DriverError",
     "PlanCache",
     "PlanEntry",
+    "Profile",
     "Progress",
     "TensorRTEngine",
     "TensorRTRTXEngine",

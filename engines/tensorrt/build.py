@@ -12,6 +12,7 @@ from typing import Any
 
 from ..base import EngineError
 from ..model import onnx_library
+from .profile import Profile
 from .vendor import Journal, started
 
 Progress = Callable[[str, int, int], None]
@@ -45,6 +46,7 @@ def build_plan(
     model: bytes,
     settings: BuildSettings,
     *,
+    profile: Profile | None = None,
     timing: bytes = b"",
     progress: Progress | None = None,
 ) -> tuple[bytes, bytes]:
@@ -55,8 +57,9 @@ def build_plan(
     Args:
         vendor: the module `tensorrt` or `tensorrt_rtx`.
         journal: hears what the library says.
-        model: an ONNX file's content, with fixed shapes.
+        model: an ONNX file's content, with fixed shapes unless there is a `profile`.
         settings: of the build.
+        profile: the range of shapes that the plan has to serve.
         timing: what an earlier build gave.
         progress: hears how far it is.
 
@@ -74,6 +77,8 @@ def build_plan(
     _check_precision(vendor, network, model)
     config = builder.create_builder_config()
     _configure(vendor, config, settings)
+    if profile is not None:
+        _set_range(builder, config, profile)
     cache = _timing_cache(vendor, config, timing)
     monitor = _monitor(vendor, progress) if progress else None
     if monitor is not None:
@@ -121,7 +126,18 @@ def _half_convolutions(model: bytes) -> int:
     return sum(node.op_type == "Conv" and node.input[1] in weights for node in graph.node)
 
 
+def _set_range(builder: Any, config: Any, profile: Profile) -> None:
+    given = builder.create_optimization_profile()
+    for name in profile.best:
+        given.set_shape(name, profile.smallest[name], profile.best[name], profile.largest[name])
+    if config.add_optimization_profile(given) < 0:
+        raise BuildError(f"TensorRT does not take the range {profile}")
+
+
 def _configure(vendor: Any, config: Any, settings: BuildSettings) -> None:
+    # In TF32, TensorRT's default, float32 is multiplied with the digits of float16: float32 is there to have more.
+    if hasattr(vendor.BuilderFlag, "TF32"):
+        config.clear_flag(vendor.BuilderFlag.TF32)
     if settings.level is not None:
         config.builder_optimization_level = settings.level
     if settings.workspace_bytes is not None:

@@ -19,18 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .key import PlanKey
 from .lock import process_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .key import PlanKey
-
 log = logging.getLogger(__name__)
 
 LIMIT_BYTES = 2 << 30
 _MAGIC = b"streamer plan 1\n"
-_PLAN, _SIDE = ".plan", ".side"
+_PLAN, _SIDE, _DRAFT = ".plan", ".side", ".part"
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -95,9 +94,17 @@ class PlanCache:
             self._store(key, title, content)
             return Plan(content, cached=False)
 
-    def has(self, key: PlanKey, title: str) -> bool:
-        """Whether `fetch` would find this plan, whole and the user's own. Waits for nobody who builds it."""
-        return self._load(key, title) is not None
+    def peek(self, key: PlanKey, title: str) -> bytes | None:
+        """The plan that `fetch` would find, whole and the user's own. Waits for nobody who builds it."""
+        return self._load(key, title)
+
+    def keys(self) -> list[PlanKey]:
+        """Of all readable plans."""
+        found = []
+        for path in self._plans():
+            with contextlib.suppress(OSError, _UnusableError), path.open("rb") as file:
+                found.append(PlanKey(_read_head(file)["key"]))
+        return found
 
     def discard(self, key: PlanKey, title: str, reason: str) -> None:
         """Forget a plan that turned out to be unusable."""
@@ -120,6 +127,20 @@ class PlanCache:
                 self._prepare_folder()
                 _replace(self.folder / f"{name}{_SIDE}", content)
 
+    def subfolder(self, name: str) -> Path | None:
+        """A folder for what another library keeps of the kind; None, with a warning, if there can't be a safe one."""
+        folder = self.folder / name
+        try:
+            self._prepare_folder()
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _check_owner(folder)
+            for path in folder.iterdir():
+                _check_owner(path)
+        except (OSError, _UnusableError) as error:
+            log.warning("nothing is kept in %s: %s", folder, error)
+            return None
+        return folder
+
     def entries(self) -> list[PlanEntry]:
         """All readable plans, the one used last first."""
         found, now = [], time.time()
@@ -135,7 +156,8 @@ class PlanCache:
         """Delete everything; how many bytes that freed."""
         freed = 0
         if self.folder.is_dir():
-            for path in [*self.folder.glob(f"*{_PLAN}"), *self.folder.glob(f"*{_SIDE}"), *self.folder.glob("*.lock")]:
+            kinds = (f"*{_PLAN}", f"*{_SIDE}", f"*{_DRAFT}", "*.lock", "*/*")
+            for path in [path for kind in kinds for path in self.folder.glob(kind)]:
                 with contextlib.suppress(OSError):
                     freed += path.stat().st_size
                     path.unlink()
@@ -163,6 +185,10 @@ class PlanCache:
         head = {"title": title, "sha256": hashlib.sha256(content).hexdigest(), "key": key.parts}
         path = self._path(key)
         try:
+            for left in self.folder.glob(
+                f"{path.stem}*{_DRAFT}"
+            ):  # by a process that was killed: the lock is held here
+                left.unlink(missing_ok=True)
             _replace(path, _MAGIC + json.dumps(head).encode() + b"\n" + content)
         except OSError as error:
             log.warning("the plan of %s is not kept in %s: %s", title, self.folder, error.strerror or error)
@@ -210,7 +236,7 @@ def _last_use(path: Path) -> float:
 
 def _replace(path: Path, content: bytes) -> None:
     """Write all of it or nothing."""
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=_DRAFT)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

@@ -44,7 +44,8 @@ def to_fp16(model: Path | bytes, blocked: Iterable[str] = ()) -> bytes:
 
     Args:
         model: an ONNX file or its content.
-        blocked: tensors that overflow, see `engines.tensorrt.overflow`; what makes and what reads them stays float32.
+        blocked: tensors such as those that overflow, see `engines.tensorrt.overflow`; what makes and what reads them
+            stays float32.
 
     Raises:
         EngineError: as `load_model`.
@@ -57,6 +58,18 @@ def to_fp16(model: Path | bytes, blocked: Iterable[str] = ()) -> bytes:
     onnx.checker.check_model(proto)
     content: bytes = proto.SerializeToString()
     return content
+
+
+def end_layers(model: Path | bytes) -> list[str]:
+    """What the first and the last convolution make of those that `to_fp16` would convert; empty without any.
+
+    Raises:
+        EngineError: as `load_model`.
+    """
+    graph = onnx_library().shape_inference.infer_shapes(load_model(model)).graph
+    nodes = (graph.node[place] for place in sorted(_half_nodes(graph, frozenset())))
+    made = [node.output[0] for node in nodes if node.op_type == "Conv"]
+    return [*dict.fromkeys((*made[:1], *made[-1:]))]
 
 
 def _half_nodes(graph: GraphProto, blocked: frozenset[str]) -> set[int]:

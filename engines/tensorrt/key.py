@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -9,9 +10,13 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from ..base import EngineError
 from .fp16 import VERSION
+from .profile import Profile
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .build import BuildSettings
     from .vendor import Backend
 
@@ -32,28 +37,56 @@ class PlanKey:
 
     @property
     def machine_digest(self) -> str:
-        """The same without model and settings: what measurements of layers depend on."""
-        parts = {name: value for name, value in self.parts.items() if name not in ("model", "settings")}
+        """The same without model, shapes and settings: what measurements of layers depend on."""
+        parts = {name: value for name, value in self.parts.items() if name not in ("model", "profile", "settings")}
         return PlanKey(parts).digest
 
+    def substitutes(self, others: Iterable[PlanKey]) -> list[PlanKey]:
+        """Those of `others` whose plans also do all that this one's must, the fastest first.
 
-def plan_key(vendor: Any, backend: Backend, device: Any, model: bytes, settings: BuildSettings) -> PlanKey:
+        They may serve a range of shapes, and have another optimisation level if none was asked for.
+        """
+        found = []
+        for other in others:
+            with contextlib.suppress(ValueError, KeyError, TypeError, EngineError):  # not a key of this program
+                if self._is_served_by(other):
+                    breadth = Profile.parse(other.parts["profile"]).breadth
+                    found.append((breadth, -(_level(other) or 0), other))
+        return [other for *_, other in sorted(found, key=lambda one: one[:2])]
+
+    def _is_served_by(self, other: PlanKey) -> bool:
+        names = self.parts.keys() | other.parts
+        differing = {name for name in names if self.parts.get(name) != other.parts.get(name)}
+        exact = _level(self) is not None  # else any will do: a level only says how much time the build took
+        if not differing or not differing <= {"profile", "settings"}:
+            return False
+        if _settings(self, level=exact) != _settings(other, level=exact):
+            return False
+        wanted, offered = Profile.parse(self.parts["profile"]), Profile.parse(other.parts["profile"])
+        return offered.serves(wanted.smallest) and offered.serves(wanted.largest)
+
+
+def plan_key(
+    vendor: Any, backend: Backend, device: Any, model: bytes, profile: Profile, settings: BuildSettings
+) -> PlanKey:
     """The key of a plan for this machine.
 
-    Shapes, types and precision are the model's own, so they are in its hash. The driver is not in the key: a new one
-    runs the plans of older ones.
+    Types and precision are the model's own, so they are in its hash. The driver is not in the key: a new one runs the
+    plans of older ones.
 
     Args:
         vendor: the library's module.
         backend: which of the two libraries.
         device: of pycuda.
-        model: an ONNX file's content with fixed shapes.
+        model: an ONNX file's content, before its shapes are fixed.
+        profile: for which shapes.
         settings: of the build.
     """
     major, minor = device.compute_capability()
     return PlanKey(
         {
             "model": hashlib.sha256(model).hexdigest(),
+            "profile": profile.text,
             "converter": str(VERSION),
             "backend": backend.name,
             "version": str(vendor.__version__),
@@ -77,3 +110,14 @@ def _package(backend: Backend) -> str:
         except metadata.PackageNotFoundError:
             continue
     return ", ".join(installed)
+
+
+def _settings(key: PlanKey, *, level: bool) -> dict[str, Any]:
+    found: dict[str, Any] = dict(json.loads(key.parts["settings"]))
+    return {name: value for name, value in found.items() if level or name != "level"}
+
+
+def _level(key: PlanKey) -> int | None:
+    """Of optimisation; None is the library's own choice."""
+    found: int | None = _settings(key, level=True)["level"]
+    return found

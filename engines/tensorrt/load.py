@@ -6,8 +6,11 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..base import OutOfMemoryError, is_out_of_memory
+from ..model import with_shapes
 from .build import BuildError, BuildSettings, build_plan
-from .key import plan_key
+from .key import PlanKey, plan_key
+from .profile import Profile
 from .vendor import Backend, Journal, load_vendor, started
 
 if TYPE_CHECKING:
@@ -23,6 +26,10 @@ class PlanSource:
 
     backend: Backend
     settings: BuildSettings
+    profile: Profile
+    """What to build for."""
+    exact: bool
+    """Whether only a plan of just these settings and this profile will do; else any that serves it."""
     cache: PlanCache | None
     """None: every opening builds its own."""
     progress: Progress | None
@@ -31,11 +38,12 @@ class PlanSource:
         """The plan of a model for this device, ready to run, in the current context.
 
         Args:
-            model: an ONNX file's content with fixed shapes.
+            model: an ONNX file's content.
             title: what messages call it.
             device: of pycuda.
 
         Raises:
+            OutOfMemoryError: it is too large for the GPU.
             EngineError: the library is missing.
             NotStartedError: the library gives null, for example because the driver is too old.
             BuildError: it can't be built, or what was built doesn't load.
@@ -44,9 +52,15 @@ class PlanSource:
         return LoadedPlan(self, model, title, device)
 
     def has(self, model: bytes, title: str, device: Any) -> bool:
-        """Whether the cache has the plan of this model for this device. Raises EngineError without the library."""
-        key = plan_key(load_vendor(self.backend), self.backend, device, model, self.settings)
-        return self.cache is not None and self.cache.has(key, title)
+        """Whether the cache has a plan of this model for this device. Raises EngineError without the library."""
+        keys = self.keys(load_vendor(self.backend), model, device)
+        return self.cache is not None and any(self.cache.peek(key, title) is not None for key in keys)
+
+    def keys(self, vendor: Any, model: bytes, device: Any) -> list[PlanKey]:
+        """Of the plans that will do: first the one that would be built, then what the cache has besides."""
+        key = plan_key(vendor, self.backend, device, model, self.profile, self.settings)
+        others = key.substitutes(self.cache.keys()) if self.cache is not None and not self.exact else []
+        return [key, *others]
 
 
 class LoadedPlan:
@@ -58,8 +72,9 @@ class LoadedPlan:
         self.vendor = load_vendor(source.backend)
         self._logger = self.journal.logger(self.vendor)
         self._runtime: Any = started(self.journal, lambda: self.vendor.Runtime(self._logger))
-        self._key = plan_key(self.vendor, source.backend, device, model, source.settings)
-        self.engine: Any = self._load(model)
+        keys = source.keys(self.vendor, model, device)
+        self._key = keys[0]
+        self.engine: Any = self._load(model, keys)
         """TensorRT's own object."""
         self._config, self._compiled = self._runtime_cache()
 
@@ -81,24 +96,39 @@ class LoadedPlan:
         self._runtime = None
         self._logger = None
 
-    def _load(self, model: bytes) -> Any:
+    def _load(self, model: bytes, keys: list[PlanKey]) -> Any:
         cache = self._source.cache
         if cache is None:
             return self._deserialise(self._build(model, b"")[0])
-        for _ in range(2):
-            plan = cache.fetch(self._key, self._title, lambda: self._build_with_timing(cache, model))
+        for key in keys:
+            known = cache.peek(key, self._title)
+            if known is None:
+                continue
             try:
-                return self._deserialise(plan.content)
+                found = self._deserialise(known)
             except BuildError as error:
-                if not plan.cached:
-                    raise
-                cache.discard(self._key, self._title, str(error))
-        raise BuildError("the cache keeps giving a plan that does not load; run: streamer engines clear")
+                cache.discard(key, self._title, str(error))
+                continue
+            if key is not keys[0]:
+                log.info("%s runs on the plan for %s", self._title, Profile.parse(key.parts["profile"]))
+            self._key = key
+            return found
+        plan = cache.fetch(keys[0], self._title, lambda: self._build_with_timing(cache, model))
+        return self._deserialise(plan.content)
 
     def _build(self, model: bytes, timing: bytes) -> tuple[bytes, bytes]:
         log.warning("building a plan of %s: this takes a while, once", self._title)
-        source = self._source
-        return build_plan(self.vendor, self.journal, model, source.settings, timing=timing, progress=source.progress)
+        source, profile = self._source, self._source.profile
+        content = with_shapes(model, profile.best).content if profile.is_fixed else model
+        return build_plan(
+            self.vendor,
+            self.journal,
+            content,
+            source.settings,
+            profile=None if profile.is_fixed else profile,
+            timing=timing,
+            progress=source.progress,
+        )
 
     def _build_with_timing(self, cache: PlanCache, model: bytes) -> bytes:
         name = f"timing-{self._key.machine_digest}"
@@ -109,7 +139,10 @@ class LoadedPlan:
     def _deserialise(self, plan: bytes) -> Any:
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise BuildError(f"TensorRT does not load the plan: {self.journal.reason()}{self._validity(plan)}")
+            problem = BuildError(f"TensorRT does not load the plan: {self.journal.reason()}{self._validity(plan)}")
+            if is_out_of_memory(problem):  # nothing is wrong with the plan
+                raise OutOfMemoryError(f"the GPU has not enough memory for {self._title}: {problem}")
+            raise problem
         return engine
 
     def _validity(self, plan: bytes) -> str:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..base import Array
+from ..base import Array, EngineError
 from ..model import load_model, onnx_library
 from ..openvino import OpenVINOEngine
 from ..pixels import CONDITIONS, LUMA, PEAK, STRENGTH
-from .fp16 import SAFE, VERSION, to_fp16
+from ..request import CALIBRATED, CAREFUL
+from .fp16 import SAFE, VERSION, end_layers, to_fp16
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -25,32 +26,63 @@ if TYPE_CHECKING:
 
 LIMIT = float(np.finfo(np.float16).max) / 4
 """A quarter of the largest float16: other pictures may be worse, and sums are held in float16 on the way."""
+NEAR = float(np.finfo(np.float16).max) / 64
+"""For a network that gave damaged pictures in spite of `LIMIT`."""
 _SIDE_PX = 240
 """A multiple of every block size that a network may ask for."""
 _BLOCK_PX = 8
 _SEED = 0
 
 
-def half_precision(model: bytes, cache: PlanCache | None = None, frames: Sequence[Array] | None = None) -> bytes:
-    """The 16-bit variant of a model, with what overflows left in float32.
+def half_precision(
+    model: bytes,
+    cache: PlanCache | None = None,
+    frames: Sequence[Array] | None = None,
+    *,
+    islands: int | tuple[str, ...] = CALIBRATED,
+) -> bytes:
+    """The 16-bit variant of a model, with everything in float32 that overflows; see `to_fp16`.
 
     Args:
         model: an ONNX file's content, by the pixel contract.
-        cache: remembers the answer for the next time.
+        cache: remembers the values that were found for the next time.
         frames: as for `overflowing`.
+        islands: CALIBRATED: no more than that. CAREFUL: also the first and the last convolution, and what comes within
+            a sixty-fourth of float16's range. Or names of tensors: also what makes and what reads them.
 
     Raises:
-        EngineError: as `load_model`, or OpenVINO can't run it.
+        EngineError: as `load_model`; OpenVINO can't run it; a name that no tensor has which would become float16.
     """
-    digest = hashlib.sha256(model + str((VERSION, LIMIT)).encode()).hexdigest()
-    side = f"overflow-{digest[:32]}"
-    known = cache.load_side(side) if cache is not None and frames is None else b""
-    if known:
-        return to_fp16(model, json.loads(known))
-    blocked = sorted(overflowing(model, frames))
-    if cache is not None and frames is None:
-        cache.store_side(side, json.dumps(blocked).encode())
+    peaks = _known_peaks(model, cache, frames)
+    blocked = set(_above(peaks, NEAR if islands == CAREFUL else LIMIT))
+    if isinstance(islands, tuple):
+        unknown = sorted(set(islands) - peaks.keys())
+        if unknown:
+            raise EngineError(
+                f"cannot keep {', '.join(unknown)} in float32: no such tensors would become float16; "
+                f"they are {', '.join(sorted(peaks))}"
+            )
+        blocked.update(islands)
+    elif islands == CAREFUL:
+        blocked.update(end_layers(model))
     return to_fp16(model, blocked)
+
+
+def _known_peaks(model: bytes, cache: PlanCache | None, frames: Sequence[Array] | None) -> dict[str, float]:
+    if cache is None or frames is not None:
+        return _peaks(model, frames)
+    side = f"peaks-{hashlib.sha256(model + str(VERSION).encode()).hexdigest()[:32]}"
+    known = cache.load_side(side)
+    if known:
+        found: dict[str, float] = json.loads(known)
+        return found
+    found = _peaks(model, None)
+    cache.store_side(side, json.dumps(found).encode())
+    return found
+
+
+def _above(peaks: dict[str, float], limit: float) -> dict[str, float]:
+    return {name: peak for name, peak in peaks.items() if not peak <= limit}  # not a number is too large, too
 
 
 def overflowing(model: bytes, frames: Sequence[Array] | None = None) -> dict[str, float]:
@@ -63,6 +95,11 @@ def overflowing(model: bytes, frames: Sequence[Array] | None = None) -> dict[str
     Raises:
         EngineError: as `load_model`, or OpenVINO can't run it.
     """
+    return _above(_peaks(model, frames), LIMIT)
+
+
+def _peaks(model: bytes, frames: Sequence[Array] | None) -> dict[str, float]:
+    """The largest value in each tensor that could become float16."""
     proto = load_model(model)
     chosen = _expose(proto)
     if not chosen:
@@ -76,8 +113,9 @@ def overflowing(model: bytes, frames: Sequence[Array] | None = None) -> dict[str
                 told = {name: np.full(1, 1.0 if name == STRENGTH else level, np.float32) for name in scalars}
                 found = engine.collect(engine.submit({LUMA: frame, **told}))
                 for name in chosen:
-                    peaks[name] = max(peaks[name], float(np.abs(found[name]).max(initial=0)))
-    return {name: peak for name, peak in peaks.items() if not peak <= LIMIT}  # not a number is too large, too
+                    # Unlike max, NumPy's keeps what is not a number.
+                    peaks[name] = float(np.maximum(peaks[name], np.abs(found[name]).max(initial=0)))
+    return peaks
 
 
 def _expose(proto: ModelProto) -> list[str]:

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..base import Engine, EngineError, SlotBuffers, TensorSpec, vendor_reason
+from ..base import Engine, EngineError, OutOfMemoryError, SlotBuffers, TensorSpec, vendor_reason
 from ..cpu import usable_cpus
-from ..model import FixedModel, model_name, onnx_library, with_shapes
+from ..model import FixedModel, model_name, onnx_library, read_model, with_shapes
 from .build import BuildError, BuildSettings
 from .cuda import Gpu, gpu_device
 from .graph import NotCapturableError
 from .load import LoadedPlan, PlanSource
-from .slot import InferenceRefusedError, Lanes, Slot, Specs
+from .profile import Profile
+from .slot import InferenceRefusedError, Lanes, Slot, Specs, size_of
 from .vendor import TENSORRT, TENSORRT_RTX, Backend, load_vendor
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class TensorRTEngine(Engine):
         title: str | None = None,
         device: int = 0,
         settings: BuildSettings | None = None,
+        profile: Profile | None = None,
         cache: PlanCache | None = None,
         graphs: bool = True,
         progress: Progress | None = None,
@@ -73,16 +75,28 @@ class TensorRTEngine(Engine):
             title: what messages call the model; by default its file name.
             device: the GPU's number.
             settings: of the build.
+            profile: the range of shapes to build for, `shapes` among them; then no other plan will do. By default any
+                plan that serves `shapes` is used, and one for them alone is built.
             cache: of plans; by default every opening builds its own.
             graphs: launch a slot's work as a CUDA graph where that is possible.
             progress: hears how far a build is.
+
+        Raises:
+            EngineError: a setting out of range; `shapes` outside of `profile`.
         """
         super().__init__(SLOTS if slots is None else slots)
         usable_cpus(threads)
         self._model, self._shapes = model, dict(shapes)
         self._title = title or model_name(model)
         self._device, self._graphs = device, graphs
-        self._source = PlanSource(self.backend, settings or BuildSettings(), cache, progress)
+        if profile is not None and not profile.serves(self._shapes):
+            raise EngineError(
+                f"cannot run {self._title}: it is outside of what the plan is to be built for, {profile}; "
+                "use a size in between, or a wider range"
+            )
+        wanted = profile or Profile.fixed(self._shapes)
+        exact = profile is not None
+        self._source = PlanSource(self.backend, settings or BuildSettings(), wanted, exact, cache, progress)
         self._wanted_slots = self.slots
         self._reset()
 
@@ -98,16 +112,17 @@ class TensorRTEngine(Engine):
         Raises:
             EngineError: the library is missing, or there is no such GPU.
         """
-        fixed = with_shapes(self._model, self._shapes)
+        with_shapes(self._model, self._shapes)
         load_vendor(self.backend)
-        return self._source.has(fixed.content, self._title, gpu_device(self._device))
+        return self._source.has(read_model(self._model), self._title, gpu_device(self._device))
 
     def _open(self) -> list[SlotBuffers]:
         fixed = with_shapes(self._model, self._shapes)
         load_vendor(self.backend)  # a missing package is told before a missing GPU
         self._gpu = Gpu(self._device)
         with self._gpu.current():
-            self._plan = self._source.load(fixed.content, self._title, self._gpu.device)
+            self._check_memory(self._gpu, fixed)
+            self._plan = self._source.load(read_model(self._model), self._title, self._gpu.device)
             inputs, outputs = _specs(self._plan, fixed)
             self._lanes = Lanes.make(self._gpu)
             self._make_slots(self._plan, inputs, outputs)
@@ -153,15 +168,24 @@ class TensorRTEngine(Engine):
     def _subject(self) -> str:
         return self._title
 
+    def _check_memory(self, gpu: Gpu, fixed: FixedModel) -> None:
+        """Before a build that may take minutes: is there room for one picture and what becomes of it, at least?"""
+        needed = sum(size_of(spec) for spec in _inferred(fixed.content).values())
+        if needed > gpu.free_bytes():
+            raise self._out_of_memory(f"it takes {needed >> 20} MiB and more; {gpu.free_bytes() >> 20} MiB are free")
+
+    def _out_of_memory(self, why: str) -> OutOfMemoryError:
+        return OutOfMemoryError(
+            f"the {self.name} engine cannot open {self._title}: GPU {self._device} has not enough memory for "
+            f"one picture in flight ({why}); close other programs that use it, or use a smaller picture"
+        )
+
     def _make_slots(self, plan: LoadedPlan, inputs: Specs, outputs: Specs) -> None:
         for number in range(self.slots):
             problem = self._make_slot(plan, inputs, outputs)
-            if problem and number == 0:  # raised here, so that it holds on to nothing of the slot's
-                raise EngineError(
-                    f"the {self.name} engine cannot open {self._title}: GPU {self._device} has not enough memory for "
-                    f"one picture in flight ({problem}); close other programs that use it, or use a smaller picture"
-                )
-            if problem:
+            if problem is not None and (number == 0 or not isinstance(problem, OutOfMemoryError)):
+                raise problem
+            if problem is not None:
                 log.warning(
                     "GPU %d has memory for %d of %d slots, so frames overlap less: %s",
                     self._device,
@@ -171,8 +195,12 @@ class TensorRTEngine(Engine):
                 )
                 break
 
-    def _make_slot(self, plan: LoadedPlan, inputs: Specs, outputs: Specs) -> str:
-        """Make one and run it once, as TensorRT allocates some memory only then; why it has too little, or nothing."""
+    def _make_slot(self, plan: LoadedPlan, inputs: Specs, outputs: Specs) -> Exception | None:
+        """Make one and run it once, as TensorRT allocates some memory only then.
+
+        Returns why there is none, if so: an error that, unlike one that was raised, holds on to nothing of the slot's,
+        which must be gone before the GPU's context is.
+        """
         assert self._gpu is not None
         assert self._lanes is not None
         made = len(self._slots)
@@ -180,14 +208,17 @@ class TensorRTEngine(Engine):
             self._slots.append(self.slot_type(self._gpu, plan.new_context(), self._lanes, inputs, outputs))
             self._slots[made].submit()
             self._slots[made].wait()
+        except EngineError as error:
+            return EngineError(str(error))
         except (MemoryError, self._gpu.pycuda.MemoryError, InferenceRefusedError) as error:
             if made == 0 and isinstance(error, InferenceRefusedError):
-                raise RuntimeError(f"{error}: {plan.journal.reason()}") from None
+                return RuntimeError(f"{error}: {plan.journal.reason()}")
             for slot in self._slots[made:]:
                 slot.release()
             del self._slots[made:]
-            return f"{_short(error)}; {self._gpu.free_bytes() >> 20} MiB are free"
-        return ""
+            free = f"{_short(error)}; {self._gpu.free_bytes() >> 20} MiB are free"
+            return OutOfMemoryError(free) if made else self._out_of_memory(free)
+        return None
 
     def _capture(self) -> None:
         if not self._graphs:
@@ -213,24 +244,32 @@ def _specs(plan: LoadedPlan, fixed: FixedModel) -> tuple[Specs, Specs]:
     if names != {*fixed.inputs, *fixed.outputs}:
         raise BuildError(f"the plan has the tensors {sorted(names)}, not those of the model")
 
-    wanted = _dtypes(fixed.content)
+    wanted = _inferred(fixed.content)
 
     def spec(name: str) -> TensorSpec:
         shape = tuple(engine.get_tensor_shape(name))
+        if min(shape, default=1) < 0:  # of a range, where the context of each slot is told the shapes
+            shape = wanted[name].shape
         dtype = np.dtype(plan.vendor.nptype(engine.get_tensor_dtype(name)))
-        if min(shape, default=1) < 0:
+        if min(shape, default=1) < 1:
             raise BuildError(f"the shape of {name} is {list(shape)}: every size must follow from the inputs")
-        if dtype != wanted[name]:
-            raise BuildError(f"{name} is {dtype} in the plan and {wanted[name]} in the model")
+        if dtype != wanted[name].dtype:
+            raise BuildError(f"{name} is {dtype} in the plan and {wanted[name].dtype} in the model")
         return TensorSpec(name, shape, dtype)
 
     return tuple(map(spec, fixed.inputs)), tuple(map(spec, fixed.outputs))
 
 
-def _dtypes(model: bytes) -> dict[str, np.dtype[Any]]:
+def _inferred(model: bytes) -> dict[str, TensorSpec]:
+    """Of inputs and outputs; dimensions that can't be inferred are 0."""
     onnx = onnx_library()
-    graph, to_numpy = onnx.load_model_from_string(model).graph, onnx.helper.tensor_dtype_to_np_dtype
-    return {value.name: to_numpy(value.type.tensor_type.elem_type) for value in (*graph.input, *graph.output)}
+    graph = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model)).graph
+    found = {}
+    for value in (*graph.input, *graph.output):
+        kind = value.type.tensor_type
+        shape = tuple(dim.dim_value for dim in kind.shape.dim)
+        found[value.name] = TensorSpec(value.name, shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    return found
 
 
 def _short(error: BaseException) -> str:

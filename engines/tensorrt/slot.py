@@ -45,14 +45,14 @@ class Block:
         self.offsets: dict[str, int] = {}
         self.size = 0
         self._specs = specs
-        for spec in sorted(specs, key=lambda spec: -_bytes(spec)):  # the large one first: nothing to pad before it
+        for spec in sorted(specs, key=lambda spec: -size_of(spec)):  # the large one first: nothing to pad before it
             self.offsets[spec.name] = -(-self.size // _ALIGNMENT) * _ALIGNMENT
-            self.size = self.offsets[spec.name] + _bytes(spec)
+            self.size = self.offsets[spec.name] + size_of(spec)
 
     def views(self, block: Array) -> dict[str, Array]:
         """The tensors in a uint8 `[size]` block."""
         return {
-            spec.name: block[self.offsets[spec.name] :][: _bytes(spec)].view(spec.dtype).reshape(spec.shape)
+            spec.name: block[self.offsets[spec.name] :][: size_of(spec)].view(spec.dtype).reshape(spec.shape)
             for spec in self._specs
         }
 
@@ -201,11 +201,16 @@ class Slot:
         for spec in inputs:
             if not self._context.set_input_shape(spec.name, spec.shape):
                 raise EngineError(f"TensorRT does not take {spec}: it is outside of what the plan was built for")
+        for spec in outputs:
+            shape = tuple(self._context.get_tensor_shape(spec.name))
+            if shape != spec.shape:
+                raise EngineError(f"TensorRT gives {spec.name} {list(shape)}, where {spec} was expected")
         for specs, block, memory in ((inputs, up, self._on_device[0]), (outputs, down, self._on_device[1])):
             for spec in specs:
                 if not self._context.set_tensor_address(spec.name, int(memory) + block.offsets[spec.name]):
                     raise EngineError(f"TensorRT does not take an address for {spec}")
 
 
-def _bytes(spec: TensorSpec) -> int:
+def size_of(spec: TensorSpec) -> int:
+    """Its bytes."""
     return math.prod(spec.shape) * spec.dtype.itemsize

@@ -6,7 +6,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from streamer.errors import UsageError, public_url
-from streamer.sources.inputs import is_live
+from streamer.sources.inputs import is_live, is_sequence
 from streamer.stage import Source
 
 
@@ -22,10 +22,11 @@ def make_source(
 ) -> Source:
     """The source that `url` names, not yet opened: `test:`, a live input, or anything that PyAV decodes.
 
-    `start` skips that many seconds, `duration` ends the stream after that many; `rate` is the frame rate of a numbered
-    sequence in Hz. `live` decides whether frames come in real time and may be dropped (None: as the kind of input is
-    by itself); a file or `test:` then plays at its own speed. `reconnect_limit` and `rtsp_transport` ("tcp" or "udp")
-    are for live inputs. Raises UsageError for a kind that is not known, or values out of range.
+    `start` skips that many seconds, `duration` ends the stream after that many; `rate` in Hz is the frame rate of a
+    numbered sequence, and for anything else that is live the most that is taken of it (see RatedSource). `live` decides
+    whether frames come in real time and may be dropped (None: as the kind of input is by itself); a file or `test:`
+    then plays at its own speed. `reconnect_limit` and `rtsp_transport` ("tcp" or "udp") are for live inputs. Raises
+    UsageError for a kind that is not known, or values out of range.
     """
     if rate is not None and not 0 < rate <= 1000:
         raise UsageError("--fps must be more than 0 and at most 1000")
@@ -36,17 +37,31 @@ def make_source(
         raise UsageError("--reconnect-limit must be 0 or more; leave it out to reconnect for ever")
     live = is_live(url) if live is None else live
     if live and (is_live(url) or url == "-"):
-        if start or rate is not None:
-            raise UsageError(f"--start and --fps don't apply to live inputs such as {public_url(url)}")
+        if start:
+            raise UsageError(f"--start doesn't apply to live inputs such as {public_url(url)}")
         from streamer.sources.live import LiveSource
 
-        return LiveSource(url, duration=duration, reconnect_limit=reconnect_limit, rtsp_transport=rtsp_transport)
-    source = _recorded(url, start, duration, rate)
-    if not live:
-        return source
+        return _rated(
+            LiveSource(url, duration=duration, reconnect_limit=reconnect_limit, rtsp_transport=rtsp_transport), rate
+        )
+    if not live or is_sequence(url):
+        source = _recorded(url, start, duration, rate)
+        return _paced(source) if live else source
+    return _rated(_paced(_recorded(url, start, duration, None)), rate)
+
+
+def _paced(source: Source) -> Source:
     from streamer.sources.paced import PacedSource
 
     return PacedSource(source)
+
+
+def _rated(source: Source, rate: Fraction | None) -> Source:
+    if rate is None:
+        return source
+    from streamer.sources.rated import RatedSource
+
+    return RatedSource(source, rate)
 
 
 def _recorded(url: str, start: Fraction, duration: Fraction | None, rate: Fraction | None) -> Source:
@@ -56,7 +71,7 @@ def _recorded(url: str, start: Fraction, duration: Fraction | None, rate: Fracti
         from streamer.sources.pattern import PatternSource
 
         return PatternSource(url, start=start, duration=duration)
-    if is_live(url) and url.startswith(("camera:", "/dev/", "srt:")):
+    if is_live(url) and url.startswith(("camera:", "screen:", "/dev/", "srt:")):
         raise UsageError(f"{public_url(url)} is live and nothing else: leave out --no-live")
     from streamer.sources.media import MediaSource
 

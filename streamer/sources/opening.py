@@ -15,10 +15,10 @@ import av.stream
 from streamer.convert import TOLERANT
 from streamer.errors import SourceError, UsageError, reason_of
 from streamer.notes import Notes
+from streamer.sources.inputs import SEQUENCE, is_sequence
 
 _OPEN_S, _READ_S = 10.0, 30.0
 _MAY_JUMP = 0x200
-_SEQUENCE = re.compile(r"%0?\d*d")
 
 
 def open_container(url: str, name: str, notes: Notes, rate: Fraction | None = None) -> Any:
@@ -30,7 +30,7 @@ def open_container(url: str, name: str, notes: Notes, rate: Fraction | None = No
     target = url
     if "://" not in url and url != "pipe:0":
         target = os.path.abspath(url)
-        if _SEQUENCE.search(os.path.basename(target)) and not os.path.isfile(target):
+        if is_sequence(url):
             options = {"start_number": str(_first_number(Path(target), name, notes)), "framerate": str(rate or 25)}
         elif os.path.isdir(target):
             raise SourceError(
@@ -57,7 +57,7 @@ def open_container(url: str, name: str, notes: Notes, rate: Fraction | None = No
 
 def _first_number(pattern: Path, name: str, notes: Notes) -> int:
     """The lowest number in a sequence such as frames/%05d.png; FFmpeg by itself looks no further than 4."""
-    token = _SEQUENCE.search(pattern.name)
+    token = SEQUENCE.search(pattern.name)
     assert token is not None
     before, after = pattern.name[: token.start()], pattern.name[token.end() :]
     match = re.compile(re.escape(before) + r"(\d+)" + re.escape(after)).fullmatch

@@ -45,6 +45,10 @@ class LayerType(enum.Enum):
     OTHER = ""
 
 
+class BuilderFlag(enum.Enum):
+    TF32 = 0
+
+
 class MemoryPoolType(enum.Enum):
     WORKSPACE = 0
 
@@ -155,8 +159,18 @@ class ITimingCache:
         return IHostMemory(self._content + b".")
 
 
+class IOptimizationProfile:
+    def __init__(self) -> None:
+        self.ranges: dict[str, list[list[int]]] = {}
+
+    def set_shape(self, input: str, min: tuple[int, ...], opt: tuple[int, ...], max: tuple[int, ...]) -> None:
+        self.ranges[input] = [list(min), list(opt), list(max)]
+
+
 class IBuilderConfig:
     def __init__(self) -> None:
+        self.ranges: dict[str, list[list[int]]] = {}
+        self.cleared: list[BuilderFlag] = []
         self.builder_optimization_level = 3
         self.max_aux_streams = 0
         self.progress_monitor: IProgressMonitor | None = None
@@ -164,6 +178,13 @@ class IBuilderConfig:
 
     def set_memory_pool_limit(self, pool: MemoryPoolType, pool_size: int) -> None:
         pass
+
+    def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
+        self.ranges = profile.ranges
+        return 0
+
+    def clear_flag(self, flag: BuilderFlag) -> None:
+        self.cleared.append(flag)
 
     def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache | None:
         return None if serialized_timing_cache.startswith(b"!") else ITimingCache(bytes(serialized_timing_cache))
@@ -183,6 +204,9 @@ class Builder:
     def create_builder_config(self) -> IBuilderConfig:
         return IBuilderConfig()
 
+    def create_optimization_profile(self) -> IOptimizationProfile:
+        return IOptimizationProfile()
+
     def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
         monitor, steps = config.progress_monitor, max(network.num_layers, 1)
         if monitor:
@@ -193,7 +217,12 @@ class Builder:
                 return None
         if monitor:
             monitor.phase_finish("Building")
-        head = json.dumps({"version": __version__, "level": config.builder_optimization_level}).encode()
+        missing = dynamic_inputs(network.content) - config.ranges.keys()
+        if missing:
+            self._logger.log(ILogger.ERROR, f"Network has dynamic inputs {missing}, but no optimization profile")
+            return None
+        about = {"version": __version__, "level": config.builder_optimization_level, "ranges": config.ranges}
+        head = json.dumps(about | {"tf32": BuilderFlag.TF32 not in config.cleared}).encode()
         return IHostMemory(MAGIC + head + b"\0" + network.content)
 
 
@@ -207,7 +236,7 @@ class Runtime:
         if not content.startswith(MAGIC) or json.loads(head)["version"] != __version__:
             self._logger.log(ILogger.ERROR, "Serialized engine is not of this version")
             return None
-        return ICudaEngine(model)
+        return ICudaEngine(model, json.loads(head)["ranges"], self._logger)
 
 
 class IRuntimeCache:
@@ -231,17 +260,19 @@ class IRuntimeConfig:
 
 
 class ICudaEngine:
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, ranges: dict[str, list[list[int]]], logger: ILogger) -> None:
+        self._logger = logger
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.model, self.ranges = model, ranges
         graph = onnx.load_model_from_string(model).graph
         values = {value.name: value for value in (*graph.input, *graph.output)}
         self._modes: dict[str, TensorIOMode] = {value.name: TensorIOMode.INPUT for value in self.session.get_inputs()}
         self._modes |= {value.name: TensorIOMode.OUTPUT for value in self.session.get_outputs()}
         self._dtypes = {name: DataType(values[name].type.tensor_type.elem_type) for name in self._modes}
         tensors = (*self.session.get_inputs(), *self.session.get_outputs())
-        self._shapes: dict[str, tuple[int, ...]] = {value.name: tuple(value.shape) for value in tensors}
+        self._shapes = {value.name: tuple(-1 if isinstance(d, str) else d for d in value.shape) for value in tensors}
 
     @property
     def num_io_tensors(self) -> int:
@@ -259,12 +290,9 @@ class ICudaEngine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return self._shapes[name]
 
-    def size_of(self, name: str) -> int:
-        return int(math.prod(self._shapes[name]) * np.dtype(nptype(self._dtypes[name])).itemsize)
-
-    def view(self, name: str, place: tuple[int, int]) -> Any:
-        memory = (ctypes.c_char * place[1]).from_address(place[0])
-        return np.ndarray(self._shapes[name], nptype(self._dtypes[name]), memoryview(memory).cast("B"))
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
+        fixed = [list(self._shapes[name])] * 3
+        return [tuple(shape) for shape in self.ranges.get(name, fixed)]
 
     def create_runtime_config(self) -> IRuntimeConfig:
         return IRuntimeConfig()
@@ -292,7 +320,19 @@ class IExecutionContext:
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._shapes[name] = tuple(shape)
-        return self._shapes[name] == self.engine.get_tensor_shape(name)
+        low, _, high = self.engine.get_tensor_profile_shape(name, 0)
+        return len(shape) == len(low) and all(a <= d <= b for a, d, b in zip(low, shape, high, strict=True))
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        if name not in self._shapes and -1 not in self.engine.get_tensor_shape(name):
+            return self.engine.get_tensor_shape(name)
+        if name not in self._shapes:
+            self._shapes |= shapes_of(self.engine.model, self._shapes)
+        return self._shapes[name]
+
+    def size_of(self, name: str) -> int:
+        itemsize = np.dtype(nptype(self.engine.get_tensor_dtype(name))).itemsize
+        return int(math.prod(self.get_tensor_shape(name)) * itemsize)
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self._addresses[name] = int(memory)
@@ -304,6 +344,8 @@ class IExecutionContext:
         outputs = [value.name for value in engine.session.get_outputs()]
         if self._lazy is None:  # what the first run allocates, and a capture must not
             self._lazy = device[-1].allocate(SCRATCH_BYTES)
+            if self._lazy is None:
+                engine._logger.log(ILogger.ERROR, "Error Code 1: Cuda Runtime (out of memory)")
         if self._lazy is None or any(name not in self._shapes for name in inputs):
             return False
         if any(name not in self._addresses for name in (*inputs, *outputs)):
@@ -311,14 +353,36 @@ class IExecutionContext:
         if not self.capturable and device[-1].capturing(stream_handle):
             return False
 
-        memory = {name: (address, engine.size_of(name)) for name, address in self._addresses.items()}
+        memory = {name: (address, self.size_of(name)) for name, address in self._addresses.items()}
+        kinds = {name: (self.get_tensor_shape(name), nptype(engine.get_tensor_dtype(name))) for name in memory}
+
+        def view(name: str) -> Any:
+            address, size = memory[name]
+            return np.ndarray(*kinds[name], memoryview((ctypes.c_char * size).from_address(address)).cast("B"))
 
         def run() -> int:  # may be called after this context is gone, by a graph
-            feeds = {name: engine.view(name, memory[name]).copy() for name in inputs}
+            feeds = {name: view(name).copy() for name in inputs}
             for name, result in zip(outputs, engine.session.run(outputs, feeds), strict=True):
-                engine.view(name, memory[name])[...] = result
+                view(name)[...] = result
             return 0
 
         scratch = [(self._scratch, SCRATCH_BYTES)]
         reads, writes = ([memory[name] for name in names] for names in (inputs, outputs))
         return device[-1].launch(stream_handle, "inference", reads, writes + scratch, run) == 0
+
+
+def dynamic_inputs(model: bytes) -> set[str]:
+    graph = onnx.load_model_from_string(model).graph
+    return {value.name for value in graph.input if any(d.dim_param for d in value.type.tensor_type.shape.dim)}
+
+
+def shapes_of(model: bytes, given: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Of a model's outputs for its inputs' shapes."""
+    proto = onnx.load_model_from_string(model)
+    for value in proto.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, given.get(value.name, ()), strict=False):
+            dim.dim_value = size
+    for value in proto.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    outputs = onnx.shape_inference.infer_shapes(proto).graph.output
+    return {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in outputs}

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engines import EngineError, for_bits
+from engines import EngineError, EngineRequest, for_bits
+from engines.chroma import with_chroma
 from engines.model import with_shapes
-from engines.tensorrt import BuildSettings, half_precision, to_fp16
+from engines.tensorrt import BuildSettings, Profile, half_precision, to_fp16
 from engines.tensorrt.build import BuildError, build_plan
 from engines.tensorrt.vendor import TENSORRT, TENSORRT_RTX, Journal, load_vendor
-from onnx_models.cards import list_cards
+from onnx_models.cards import list_cards, load_card
+from streamer.color import ChromaScaler
+from streamer.frame import ColorSpec, PixelLayout
 from tests.pixel_models import tiny_model
 
 if TYPE_CHECKING:
@@ -47,6 +50,31 @@ def test_float32_and_deeper_pixels_build(rtx: Any, bits: int) -> None:
     model = for_bits(tiny_model(conditioned=True), bits)
     assert build(rtx, model, capability="8.6")
     assert build(rtx, to_fp16(model), capability="8.6")
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_chroma_builds_for_one_size_and_for_a_range(rtx: Any, scale: int, bits: int) -> None:
+    luma = half_precision(for_bits(load_card(f"upscale-x{scale}-nano").path, bits))
+    filter = ChromaScaler(PixelLayout(bits, 3, 1, 1), ColorSpec(), scale).filter
+    sizes = ((320, 180), (640, 360), (1281, 721))
+    shapes = [EngineRequest(luma, *size, chroma=filter).shapes() for size in sizes]
+    model = with_chroma(luma, filter)
+    settings, journal = BuildSettings(capability="8.6"), Journal()
+    assert build_plan(rtx, journal, with_shapes(model, shapes[1]).content, settings)[0]
+    assert build_plan(rtx, journal, model, settings, profile=Profile(*shapes))[0]
+    assert not journal.problems
+
+
+@pytest.mark.parametrize("islands", [1, ("phases",)])
+def test_more_islands_build(rtx: Any, islands: int | tuple[str, ...]) -> None:
+    assert build(rtx, half_precision(tiny_model(), islands=islands), capability="8.6")
+
+
+def test_a_range_that_the_model_does_not_have_is_refused(rtx: Any) -> None:
+    shapes = {"luma": (1, 1, 8, 8, 8)}
+    with pytest.raises((BuildError, ValueError)):
+        build_plan(rtx, Journal(), tiny_model(), BuildSettings(capability="8.6"), profile=Profile.fixed(shapes))
 
 
 def test_float16_that_the_network_lost_is_noticed(rtx: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engines import EngineError, PlanCache, TensorRTEngine, TensorRTRTXEngine, open_engine
+from engines import EngineError, EngineRequest, PlanCache, TensorRTEngine, TensorRTRTXEngine, open_engine
 from engines.tensorrt import BuildSettings
 from engines.tensorrt.key import PlanKey
 from tests.gpu import standin
@@ -115,6 +115,18 @@ def test_a_folder_that_cannot_be_made_costs_a_warning_only(tmp_path: Path, caplo
     (tmp_path / "file").write_text("")
     assert PlanCache(tmp_path / "file" / "plans").fetch(KEY, "it", lambda: b"plan").content == b"plan"
     assert "plans are not kept" in caplog.text
+
+
+def test_what_a_killed_process_left_is_removed(cache: PlanCache) -> None:
+    cache.fetch(KEY, "it", lambda: b"plan")
+    mine, other = (cache.folder / f"{name}x1.part" for name in (KEY.digest, OTHER.digest))
+    for path in (mine, other, only_plan(cache)):
+        path.write_bytes(b"half a plan")
+    cache.fetch(KEY, "it", lambda: b"plan")
+    assert not mine.exists()
+    assert other.exists(), "that process may still be at work"
+    cache.clear()
+    assert not list(cache.folder.iterdir())
 
 
 def test_a_failed_build_leaves_nothing_and_frees_the_lock(cache: PlanCache) -> None:
@@ -223,7 +235,7 @@ def test_what_rtx_compiled_is_kept(simulated_gpu: SimulatedGpu, cache: PlanCache
 
 def test_open_engine_uses_the_cache_of_the_user(simulated_gpu: SimulatedGpu, tmp_path: Path) -> None:
     for _ in range(2):
-        open_engine(tiny_model(), height=HEIGHT, width=WIDTH, engine="tensorrt", slots=1).close()
+        open_engine(EngineRequest(tiny_model(), WIDTH, HEIGHT, engine="tensorrt"), slots=1).close()
     assert [entry.title for entry in PlanCache().entries()] == ["the given model for 26x18"]
     assert PlanCache().folder == tmp_path / "cache" / "streamer-enhancer" / "plans"
 

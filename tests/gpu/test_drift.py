@@ -16,10 +16,21 @@ import pytest
 from tests.gpu import standin
 
 REAL = ("tensorrt", "tensorrt_rtx", "tensorrt_bindings")
-OWN = {"capturable", "size_of", "view", "content", "layers", "session", "engine", "strongly_typed", "timing"}
+OWN = {
+    "capturable",
+    "size_of",
+    "content",
+    "layers",
+    "session",
+    "engine",
+    "strongly_typed",
+    "timing",
+    "ranges",
+    "cleared",
+}
 """What the stand-in needs for itself."""
 RTX_ONLY = {"IRuntimeCache", "IRuntimeConfig"}
-ENUMS = {"DataType", "TensorIOMode", "LayerType", "MemoryPoolType", "NetworkDefinitionCreationFlag"}
+ENUMS = {"DataType", "TensorIOMode", "LayerType", "MemoryPoolType", "BuilderFlag", "NetworkDefinitionCreationFlag"}
 CLASSES = [
     kind
     for name, kind in vars(standin).items()

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from engines import OnnxRuntimeEngine, PlanCache, for_bits
+from engines import EngineError, OnnxRuntimeEngine, PlanCache, for_bits
 from engines.tensorrt import half_precision, overflowing, to_fp16
 from onnx_models.cards import list_cards
 from tests.pixel_models import Array, assert_close, expected, picture, tiny_proto
@@ -91,6 +91,50 @@ def test_what_overflows_becomes_one_island_of_float32() -> None:
     assert_close(enhanced(found, luma), expected(luma, 1.0))
 
 
+def test_what_is_not_a_number_overflows_too() -> None:
+    proto = onnx.load_model_from_string(overflowing_model())
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for name, value in (("kernel", np.full((4, 1, 3, 3), 3e38)), ("weaken", np.zeros(1))):  # infinity times nothing
+        weights[name].CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
+    assert {"phases", "strong", "detail", "residual"} <= set(overflowing(proto.SerializeToString()))
+
+
+def halves(model: bytes) -> int:
+    tensors = onnx.load_model_from_string(model).graph.initializer
+    return sum(tensor.data_type == TensorProto.FLOAT16 for tensor in tensors if len(tensor.dims) == 4)
+
+
+@pytest.mark.parametrize("name", ["upscale-x2-nano", "restore-x1-nano"])
+def test_more_islands_keep_more_in_float32(name: str, tmp_path: Path) -> None:
+    model, cache = next(path for path in MODELS if path.stem == name).read_bytes(), PlanCache(tmp_path / "plans")
+    few, many = (half_precision(model, cache, islands=level) for level in (0, 1))
+    assert halves(few) - halves(many) >= 2, "the first and the last layer"
+    assert halves(many) > 0
+    luma = picture(5, 48, 64)
+    for strength in (0.0, 1.0):
+        difference = np.abs(enhanced(many, luma, strength).astype(int) - enhanced(model, luma, strength))
+        assert difference.max() <= strength
+
+
+def test_what_comes_near_stays_float32_at_the_next_level() -> None:
+    proto = onnx.load_model_from_string(overflowing_model())
+    for tensor in proto.graph.initializer:
+        if tensor.name in ("kernel", "bias"):
+            weaker = numpy_helper.to_array(tensor) / np.float32(1e2)  # a few thousand times too strong is left
+            tensor.CopyFrom(numpy_helper.from_array(weaker, tensor.name))
+    model = proto.SerializeToString()
+    assert overflowing(model) == {}
+    assert "strong_f16" in types(half_precision(model))
+    assert "strong_f16" not in types(half_precision(model, islands=1))
+
+
+def test_islands_may_be_named() -> None:
+    model = overflowing_model()
+    assert "residual" in types(half_precision(model, islands=("residual",)))
+    with pytest.raises(EngineError, match=r"cannot keep nothing in float32: no such tensors .*they are .*residual"):
+        half_precision(model, islands=("nothing",))
+
+
 def test_frames_of_ones_own_decide() -> None:
     dark = np.zeros((1, 1, HEIGHT, WIDTH), np.uint8)
     model = overflowing_model()
@@ -108,5 +152,5 @@ def test_a_weight_that_is_too_large_stays_float32() -> None:
 def test_the_answer_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = PlanCache(tmp_path / "plans")
     first = half_precision(overflowing_model(), cache)
-    monkeypatch.setattr("engines.tensorrt.overflow.overflowing", None)
+    monkeypatch.setattr("engines.tensorrt.overflow._peaks", None)
     assert half_precision(overflowing_model(), cache) == first

@@ -6,9 +6,11 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from typer.testing import CliRunner
 
 from engines import EngineError, PlanCache
 from streamer import plans
+from streamer.cli import app
 from streamer.errors import UsageError
 from tests.gpu import standin
 from tests.test_cli import run
@@ -39,9 +41,39 @@ def test_a_job_uses_the_plan_that_was_built(simulated_gpu: SimulatedGpu, monkeyp
     assert (summary.frames, summary.engine, summary.precision) == (5, "tensorrt", "f16")
 
 
-def test_a_large_frame_is_built_for_its_tiles(simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "MAX_TILE_PX", 64 * 64)
-    assert "in 2 tiles of" in plans.build(MODEL, "96x48")
+def test_the_command_takes_what_a_plan_depends_on(simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.cli._set_up_logging", lambda level: None)  # its handler would outlive the runner
+
+    def build(*arguments: str) -> str:
+        outcome = CliRunner().invoke(app, ["engines", "build", MODEL, "--size", "64x48", *arguments])
+        assert outcome.exit_code == 0, outcome.output
+        return outcome.stdout
+
+    assert build("--pix-fmt", "yuv420p10le", "--siting", "topleft") == f"tensorrt is ready for {MODEL} at 64x48\n"
+    assert "at 32x24 to 64x48, best at 64x48" in build("--min", "32x24", "--opt-level", "5")
+    for islands in ("0", "1", "2"):
+        build("--islands", islands, "--max", "80x60")
+    build("--precision", "f32", "--max", "80x60")  # the same as 2
+    assert len(PlanCache().entries()) == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"pix_fmt": "rgb24"}, "no plan is for rgb24 with chroma at left: use a planar format"),
+        ({"siting": "right"}, "no plan is for yuv420p with chroma at right: use .*topleft"),
+    ],
+)
+def test_other_pixels_are_told(given: dict[str, str], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        plans.build(MODEL, "64x48", **given)  # type: ignore[arg-type]
+
+
+def test_levels_of_islands_that_do_not_exist(simulated_gpu: SimulatedGpu) -> None:
+    with pytest.raises(EngineError, match="no level 3 of float32 islands: use 0 to 2, or names"):
+        plans.build(MODEL, "64x48", islands=3)
+    with pytest.raises(EngineError, match="asked for float32 islands in f32: they are for f16 only"):
+        plans.build(MODEL, "64x48", precision="f32", islands=1)
 
 
 def test_an_interrupt_cancels_the_build(simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from engines import EngineError, TensorRTEngine, TensorRTRTXEngine, available_engines, open_engine
+from engines import (
+    EngineError,
+    EngineRequest,
+    OutOfMemoryError,
+    PlanCache,
+    TensorRTEngine,
+    TensorRTRTXEngine,
+    available_engines,
+    open_engine,
+)
 from engines.tensorrt import to_fp16
 from onnx_models.cards import list_cards
 from tests.gpu import standin
@@ -103,7 +112,7 @@ def test_input_memory_is_write_combined_and_outputs_outlive_the_engine(simulated
 def test_open_engine_runs_in_float16_by_default(simulated_gpu: SimulatedGpu) -> None:
     luma = picture(2, HEIGHT, WIDTH)
     for wanted, precision in (("auto", "f16"), ("f16", "f16"), ("f32", "f32")):
-        opened = open_engine(tiny_model(), height=HEIGHT, width=WIDTH, engine="tensorrt", precision=wanted)
+        opened = open_engine(EngineRequest(tiny_model(), WIDTH, HEIGHT, engine="tensorrt", precision=wanted))
         with opened as engine:
             assert engine.precision == precision
             ticket = engine.submit({"luma": luma, "strength": np.ones(1, np.float32)})
@@ -115,7 +124,7 @@ def test_shipped_models_agree_with_openvino(simulated_gpu: SimulatedGpu, path: P
     luma, outputs = picture(7, 48, 64), []
     for kind in ("tensorrt", "openvino"):
         precision = {"tensorrt": "f16", "openvino": "f32"}[kind]
-        with open_engine(path, height=48, width=64, engine=kind, slots=1, precision=precision) as engine:
+        with open_engine(EngineRequest(path, 64, 48, engine=kind, precision=precision), slots=1) as engine:
             told = {spec.name: np.full(1, 0.5, np.float32) for spec in engine.inputs} | {"luma": luma}
             outputs.append(engine.collect(engine.submit(told))["enhanced"].astype(int))
     assert np.abs(outputs[0] - outputs[1]).max() <= 1
@@ -145,7 +154,7 @@ def test_a_network_that_is_not_strongly_typed_is_an_error(
 
 def test_int8_is_for_the_cpu(simulated_gpu: SimulatedGpu) -> None:
     with pytest.raises(EngineError, match="tensorrt engine has no precision int8: use f16 or f32"):
-        open_engine(tiny_model(), height=HEIGHT, width=WIDTH, engine="tensorrt", precision="int8")
+        open_engine(EngineRequest(tiny_model(), WIDTH, HEIGHT, engine="tensorrt", precision="int8"))
 
 
 # --- devices and the table
@@ -162,7 +171,7 @@ def test_rows_name_the_gpus(simulated_gpu: SimulatedGpu) -> None:
 
 def test_a_device_that_is_not_there(simulated_gpu: SimulatedGpu) -> None:
     with pytest.raises(EngineError, match="there is no GPU 3: use 0"):
-        open_engine(tiny_model(), height=HEIGHT, width=WIDTH, engine="tensorrt", device=3)
+        open_engine(EngineRequest(tiny_model(), WIDTH, HEIGHT, engine="tensorrt", device=3))
 
 
 def test_a_driver_without_a_gpu(simulated_gpu: SimulatedGpu) -> None:
@@ -209,7 +218,7 @@ def test_too_little_memory_for_all_slots_gives_fewer(
 @pytest.mark.parametrize("call", ["cuMemHostAlloc", "cuMemHostRegister"])
 def test_memory_that_the_system_will_not_lock(simulated_gpu: SimulatedGpu, call: str) -> None:
     simulated_gpu.fail(call, OUT_OF_MEMORY)
-    with pytest.raises(EngineError, match=r"GPU 0 has not enough memory for one picture.*MiB are free.*smaller"):
+    with pytest.raises(OutOfMemoryError, match=r"GPU 0 has not enough memory for one picture.*MiB are free.*smaller"):
         TensorRTEngine(tiny_model(), SHAPES, slots=1).open()
 
 
@@ -217,11 +226,42 @@ def test_memory_that_the_system_will_not_lock(simulated_gpu: SimulatedGpu, call:
 def test_a_gpu_that_is_full(simulated_gpu: SimulatedGpu, memory: int) -> None:
     simulated_gpu.reset(memory=memory)
     engine = TensorRTEngine(tiny_model(), SHAPES)
-    with pytest.raises(EngineError, match="not enough memory for one picture in flight"):
+    with pytest.raises(OutOfMemoryError, match="not enough memory for one picture in flight"):
         engine.open()
     simulated_gpu.reset(memory=MEMORY)
     with engine:
         check_a_frame(engine)
+
+
+def test_no_plan_is_built_for_a_picture_that_does_not_fit(
+    simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standin.Builder, "build_serialized_network", None)
+    simulated_gpu.reset(memory=5 * HEIGHT * WIDTH)
+    with pytest.raises(OutOfMemoryError, match="it takes 0 MiB and more; 0 MiB are free"):
+        TensorRTEngine(tiny_model(), SHAPES).open()
+
+
+def test_a_plan_that_finds_no_memory_is_not_thrown_away(
+    simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(runtime: standin.Runtime, serialized_engine: bytes) -> None:
+        runtime._logger.log(standin.ILogger.ERROR, "[defaultAllocator.cpp::allocate::31] Cuda Runtime (out of memory)")
+
+    request = EngineRequest(tiny_model(), WIDTH, HEIGHT, engine="tensorrt")
+    open_engine(request).close()
+    monkeypatch.setattr(standin.Runtime, "deserialize_cuda_engine", full)
+    with pytest.raises(OutOfMemoryError, match=r"not enough memory for the given model for 26x18: .*out of memory"):
+        open_engine(request)
+    assert len(PlanCache().entries()) == 1
+
+
+def test_memory_that_runs_out_anywhere_else_is_recognised(
+    simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulated_gpu.fail("cuDevicePrimaryCtxRetain", OUT_OF_MEMORY)
+    with pytest.raises(OutOfMemoryError, match="cannot open the given model: cuDevicePrimaryCtxRetain failed"):
+        TensorRTEngine(tiny_model(), SHAPES).open()
 
 
 # --- failures while running

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ import pytest
 import engines
 from engines import PlanBuild, PlanCache, background
 from onnx_models.cards import ModelCard, load_card
+from streamer import plans
 from streamer.enhancer import EnhanceStage
 from streamer.frame import Frame, VideoFormat
 from streamer.guard import HITS
@@ -26,6 +26,7 @@ from streamer.pipeline import Pipeline
 from streamer.sinks.null import NullSink
 from streamer.stage import Media
 from tests.clips import make_frame
+from tests.gpu.children import Gate, child_of
 
 if TYPE_CHECKING:
     from tests.gpu.device import SimulatedGpu
@@ -40,38 +41,6 @@ def card() -> ModelCard:
     return load_card("upscale-x2-nano")
 
 
-class Gate:
-    """Holds the child back until the test has seen what happens without it."""
-
-    def __init__(self, path: Path) -> None:
-        os.mkfifo(path)
-        self.path = path
-        self._handle = os.open(path, os.O_RDWR)
-
-    def end(self, stage: EnhanceStage) -> None:
-        """Lets the child go and waits for its end."""
-        os.write(self._handle, b"!")
-        child_of(stage).wait(PATIENCE_S)
-
-    def close(self) -> None:
-        os.close(self._handle)
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    gate = Gate(tmp_path / "gate")
-    yield gate
-    gate.close()
-
-
-@pytest.fixture
-def real_child(
-    simulated_gpu: SimulatedGpu, gate: Gate, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = str(request.config.cache.mkdir("simulated-gpu"))
-    monkeypatch.setattr(background, "COMMAND", (sys.executable, "-m", "tests.gpu.builder", str(gate.path), folder))
-
-
 def scripted(monkeypatch: pytest.MonkeyPatch, gate: Gate, script: str) -> None:
     held_back = f"open({str(gate.path)!r}, 'rb', 0).read(1)\n{script}"
     monkeypatch.setattr(background, "COMMAND", (sys.executable, "-c", held_back))
@@ -81,17 +50,12 @@ def numbered(number: int) -> Frame:
     """A picture of noise that no other number has."""
     frame = make_frame(width=WIDTH, height=HEIGHT)
     luma = np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH), np.uint8)
-    return replace(frame, planes=(luma, *frame.planes[1:]), index=number, pts=number)
+    never_late = sys.maxsize
+    return replace(frame, planes=(luma, *frame.planes[1:]), index=number, pts=number, captured_ns=never_late)
 
 
-def live(card: ModelCard, engine: str = "auto") -> EnhanceStage:
-    return EnhanceStage(card, engine=engine, level=0.3, noise=0.1, at_once=True)
-
-
-def child_of(stage: EnhanceStage) -> PlanBuild:
-    build = stage._runner._build
-    assert build is not None
-    return build
+def live(card: ModelCard, engine: str = "auto", *, governed: bool = False) -> EnhanceStage:
+    return EnhanceStage(card, engine=engine, level=0.3, noise=0.1, at_once=True, governed=governed)
 
 
 def check(card: ModelCard, results: list[Frame], interpolated: int = 0) -> None:
@@ -116,10 +80,11 @@ def run_through(stage: EnhanceStage, results: list[Frame], numbers: range) -> No
         results += stage.process(numbered(number))
 
 
+@pytest.mark.parametrize("governed", [False, True])
 def test_a_live_job_starts_at_once_and_goes_over_to_the_gpu(
-    card: ModelCard, real_child: None, gate: Gate, caplog: pytest.LogCaptureFixture
+    card: ModelCard, real_child: None, gate: Gate, caplog: pytest.LogCaptureFixture, governed: bool
 ) -> None:
-    stage, results = live(card), list[Frame]()
+    stage, results = live(card, governed=governed), list[Frame]()
     with caplog.at_level(logging.INFO):
         stage.open(numbered(0).format)
         assert stage.engine_name == "openvino"
@@ -139,7 +104,7 @@ def test_a_live_job_starts_at_once_and_goes_over_to_the_gpu(
 def test_with_a_plan_in_the_cache_it_starts_on_the_gpu(
     card: ModelCard, simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engines.build_engine(card.path, height=HEIGHT, width=WIDTH)
+    plans.build(card.name, f"{WIDTH}x{HEIGHT}")
     monkeypatch.setattr(PlanBuild, "start", None)
     stage, results = live(card), list[Frame]()
     stage.open(numbered(0).format)
@@ -233,7 +198,7 @@ def test_a_child_does_not_outlive_a_parent_that_crashed() -> None:
         "import threading, engines.background as b;"
         "b.build_engine = lambda *_, **__: print('on', flush=True) or threading.Event().wait(); b.main()"
     )
-    command = [sys.executable, "-c", script, json.dumps({"model": "x"})]
+    command = [sys.executable, "-c", script, engines.EngineRequest(Path("x"), 8, 8).to_json()]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdin is not None
@@ -245,7 +210,7 @@ def test_a_child_does_not_outlive_a_parent_that_crashed() -> None:
 def test_a_build_that_fails_says_why_in_its_last_line(
     card: ModelCard, simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = PlanBuild(card.path, height=8, width=8, engine="openvino")
+    build = PlanBuild(engines.EngineRequest(card.path, 8, 8, engine="openvino"))
     build.start()
     build.wait(PATIENCE_S)
     assert build.ended
@@ -265,18 +230,19 @@ def test_a_system_without_room_for_a_child_is_told(
     assert "cannot start a process that builds a plan: No such file" in caplog.text
 
 
-def test_a_live_job_whose_float16_is_black_goes_to_the_cpu_and_then_to_float32(
+def test_a_live_job_whose_float16_is_black_goes_to_the_cpu_and_then_to_more_float32(
     card: ModelCard, real_child: None, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engines.build_engine(card.path, height=HEIGHT, width=WIDTH)
-    real = engines.TensorRTEngine._collect
+    plans.build(card.name, f"{WIDTH}x{HEIGHT}")
+    real, first = engines.TensorRTEngine._collect, dict[str, engines.Engine]()
 
     def spoil(self: engines.TensorRTEngine, slot: int) -> None:
         real(self, slot)
-        if self.precision == "f16":
+        if first.setdefault("engine", self) is self:
             self._buffers[slot].outputs["enhanced"][...] = 0
 
     monkeypatch.setattr(engines.TensorRTEngine, "_collect", spoil)
+    caplog.set_level(logging.INFO)
     stage, results, ran = live(card), list[Frame](), list[tuple[str, str]]()
     stage.open(numbered(0).format)
     for number in range(FRAMES):
@@ -286,13 +252,14 @@ def test_a_live_job_whose_float16_is_black_goes_to_the_cpu_and_then_to_float32(
         ran.append((stage.engine_name, stage.precision))
     results += stage.flush()
     stage.close()
-    assert [name for name, _ in dict.fromkeys(ran)] == ["tensorrt", "openvino", "tensorrt"]
-    assert ran[-1] == ("tensorrt", "f32")
+    assert [name for name, _ in groupby(name for name, _ in ran)] == ["tensorrt", "openvino", "tensorrt"]
+    assert ran[-1] == ("tensorrt", "f16")
     spoilt = stage.counts["replaced frames"]
     assert stage.counts == {"replaced frames": spoilt, "engines replaced": 1, "engine swaps": 1}
     assert HITS <= spoilt <= HITS + 3
     check(card, results, interpolated=spoilt)
     assert "tensorrt gave 3 damaged pictures among 100: openvino takes its place" in caplog.text
+    assert "the plan of tensorrt with float32 islands is built: it takes over from openvino" in caplog.text
 
 
 class Camera:

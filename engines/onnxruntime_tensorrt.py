@@ -1,0 +1,53 @@
+"""The ONNX Runtime engine with its TensorRT provider, for those who have that and no pycuda.
+
+Nobody has run it on a GPU: its tests put ONNX Runtime's CPU provider in the place of TensorRT's. The project's own
+TensorRT engine comes first, because it checks its plans and orders its copies itself; this one builds its plan while it
+is opened, and nobody can tell beforehand whether it will have to.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from .onnxruntime_cuda import PROVIDER as CUDA
+from .onnxruntime_cuda import OnnxRuntimeCudaEngine
+from .request import F16
+from .tensorrt import PlanCache
+
+PROVIDER = "TensorrtExecutionProvider"
+FIX = (
+    "pip install --upgrade 'onnxruntime-gpu[cuda,cudnn]' and the TensorRT that it was made for (see its release notes: "
+    "tensorrt-cu12 10.x), without the package onnxruntime beside it"
+)
+_FOLDER = "onnxruntime"
+
+
+def has_libraries() -> bool:
+    """Whether TensorRT's libraries are installed as a Python package; a system's are found by the provider alone."""
+    return any(importlib.util.find_spec(name) is not None for name in ("tensorrt_libs", "tensorrt"))
+
+
+class OnnxRuntimeTensorRTEngine(OnnxRuntimeCudaEngine):
+    """Runs a network on an NVIDIA GPU with ONNX Runtime's TensorRT provider.
+
+    What TensorRT can't compute runs on CUDA. In float16, TensorRT may choose it for more of a network than the model
+    says, so pixels may differ by a code from other engines' even at strength 0. Its engines are kept in the product's
+    cache of plans, and go with `streamer engines clear`. Opening fails unless TensorRT's provider is the session's
+    first, whatever the list of available ones says.
+    """
+
+    name = "onnxruntime-tensorrt"
+    provider = PROVIDER
+    fix = FIX
+
+    def _asked(self) -> list[Any]:
+        return [*super()._asked(), (CUDA, self._cuda_options())]
+
+    def _provider_options(self) -> dict[str, str]:
+        options = {"device_id": str(self._device), "trt_fp16_enable": str(int(self.precision == F16))}
+        folder = PlanCache().subfolder(_FOLDER)
+        if folder is not None:
+            options |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
+            options |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(folder)}
+        return options

@@ -1,0 +1,210 @@
+"""The ladder that a governor moves on: which network enhances the next frame, or whether it is interpolated."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import engines
+from onnx_models.cards import CardError, ModelCard, list_cards
+from streamer.frame import Frame, VideoFormat
+from streamer.governor import Governor, Level, Mean
+from streamer.network import Network
+
+log = logging.getLogger(__name__)
+
+STEPS_DOWN, STEPS_UP = "governor steps down", "governor steps up"
+LATE_INTERVALS = 3
+"""A frame that leaves so many frame intervals after its capture, or later, has missed its slot."""
+
+_DEFAULT_RATE = Fraction(25)
+_PROBE_NS = 250_000_000
+_RATE_NS = 2_000_000_000
+"""Time constant of the stream's measured frame interval."""
+
+
+def interval_ns(format: VideoFormat, fps: Fraction | None = None) -> int:
+    """The time from frame to frame that is promised: of `fps`, else of the stream's nominal rate."""
+    return int(10**9 / (fps or format.rate or _DEFAULT_RATE))
+
+
+def lighter_cards(card: ModelCard) -> list[ModelCard]:
+    """Shipped models that can take the place of `card` with less work, the heaviest first.
+
+    They are of its flavour, or faithful ones where it is vivid.
+    """
+
+    def kind(other: ModelCard) -> tuple[object, ...]:
+        return other.task, other.scale, other.color, other.conditioned
+
+    flavours = {card.flavour, ""}
+    fitting = [
+        other
+        for other in list_cards()
+        if kind(other) == kind(card) and other.flavour in flavours and other.macs_per_px < card.macs_per_px
+    ]
+    return sorted(fitting, key=lambda other: -other.macs_per_px)
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One level: every `every`-th frame goes through `network` (0: none), the others are interpolated."""
+
+    network: Network
+    every: int
+
+    @property
+    def level(self) -> Level:
+        name, macs = self.network.card.name, self.network.card.macs_per_px
+        if not self.every:
+            return Level("interpolation", 0)
+        return Level(name if self.every == 1 else f"{name} on every 2nd frame", macs / self.every)
+
+
+class Ladder:
+    """The networks of one stage, from the chosen one down, and what happens to each frame.
+
+    Lighter networks are opened on a thread of their own while the stream begins, so that no frame waits for them, and
+    kept open; each takes the memory of one engine. Governing begins when they are there. An engine that must stay on
+    its thread (TensorRT) has no lighter networks below it: its frames are enhanced, every second one is, or none.
+
+    The budget is the interval from frame to frame: at first the nominal one, then as measured, since many cameras send
+    at another rate than they say. While frames are only interpolated, four times a second the network is tried in all
+    its slots, which shows what a frame would take. For the stage's thread.
+    """
+
+    def __init__(
+        self,
+        main: Network,
+        make: Callable[[ModelCard], Network],
+        fps: Fraction | None,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.frames: Counter[str] = Counter()
+        """By the name of the level that they were taken in at."""
+        self.counts: Counter[str] = Counter()
+        self.governor: Governor | None = None
+        """None while the lighter networks are being opened."""
+        self._main, self._make, self._fps, self._clock = main, make, fps, clock
+        self._rungs: tuple[Rung, ...] = (Rung(main, 1),)
+        self._lighter: list[Network] = []
+        self._opener: threading.Thread | None = None
+        self._last: Frame | None = None
+        self._interval = Mean(_RATE_NS)
+        self._lost = self._number = self._probed_ns = 0
+
+    @property
+    def level(self) -> int:
+        """0 is the chosen network on every frame. Any thread."""
+        return self.governor.level if self.governor is not None else 0
+
+    @property
+    def level_name(self) -> str:
+        """Any thread."""
+        return self._rungs[self.level].level.name
+
+    def open(self, format: VideoFormat, on_done: Callable[[], None] | None) -> None:
+        """Starts opening lighter networks; the main one is open."""
+        self._format, self._on_done = format, on_done
+        self._budget_ns = interval_ns(format, self._fps)
+        self._interval.add(self._budget_ns, self._clock())
+        self.restart()
+
+    def restart(self) -> None:
+        """The main network's engine is another one now: all below it is opened anew. Nothing is in flight."""
+        self._close_lighter()
+        self.governor, self._rungs = None, (Rung(self._main, 1),)
+        cards = lighter_cards(self._main.card) if self._main.engine.can_move else []
+        made = [self._make(card) for card in cards]
+        self._opener = threading.Thread(target=self._open_lighter, args=(made,), name="open networks", daemon=True)
+        self._opener.start()
+
+    def choose(self, frame: Frame) -> Network | None:
+        """The network for this frame, or None if it is to be interpolated. Also counts what was lost before it."""
+        if self._opener is not None and not self._opener.is_alive():
+            self._begin()
+        self._follow(frame)
+        rung = self._rungs[self.level]
+        self.frames[rung.level.name] += 1
+        self._number += 1
+        return rung.network if rung.every and self._number % rung.every == 0 else None
+
+    def probe(self) -> Network | None:
+        """The network to try while all frames are interpolated, when it is time."""
+        now_ns = self._clock()
+        if self._rungs[self.level].every or now_ns - self._probed_ns < _PROBE_NS:
+            return None
+        self._probed_ns = now_ns
+        return self._rungs[self.level].network
+
+    def inferred(self, network: Network, service_ns: float) -> None:
+        """One frame's inference is done."""
+        if self.governor is not None:
+            self.governor.inference(self._clock(), service_ns, network.card.macs_per_px)
+
+    def left(self, frame: Frame) -> None:
+        """One frame leaves; from here on everything may be different."""
+        if self.governor is None:
+            self._lost = 0
+            return
+        now_ns = self._clock()
+        late = now_ns - frame.captured_ns >= LATE_INTERVALS * self._budget_ns
+        self.governor.frame(now_ns, self._lost, late=late)
+        self._lost = 0
+        change = self.governor.decide(now_ns)
+        if change is None:
+            return
+        before, after = self.governor.levels[change.before].name, self.governor.levels[change.after].name
+        self.counts[STEPS_DOWN if change.after > change.before else STEPS_UP] += 1
+        log.warning("governor: %s instead of %s: %s", after, before, change.reason)
+
+    def close(self) -> None:
+        self._close_lighter()
+
+    def _follow(self, frame: Frame) -> None:
+        """Counts what was lost before a frame, and measures the time from frame to frame."""
+        last, self._last = self._last, replace(frame, planes=(), packets=())
+        if last is None or frame.index <= last.index:
+            return
+        steps = frame.index - last.index
+        self._lost += steps - 1
+        if not frame.discontinuity:
+            self._interval.add(float((frame.time - last.time) * 10**9) / steps, self._clock())
+            if self._interval.value is not None and self._interval.value > 0:
+                self._budget_ns = round(self._interval.value)
+        if self.governor is not None:
+            self.governor.budget_ns = self._budget_ns
+
+    def _begin(self) -> None:
+        assert self._opener is not None
+        self._opener.join()
+        self._opener = None
+        for network in self._lighter:
+            network.runner.engine.adopt()
+        networks = [self._main, *self._lighter]
+        lightest = networks[-1]
+        self._rungs = (*(Rung(network, 1) for network in networks), Rung(lightest, 2), Rung(lightest, 0))
+        self.governor = Governor([rung.level for rung in self._rungs], self._budget_ns)
+
+    def _open_lighter(self, networks: list[Network]) -> None:
+        for network in networks:
+            try:
+                network.open(self._format, self._on_done)
+            except (CardError, engines.EngineError) as error:
+                log.warning("the governor goes without %s: %s", network.card.name, error)
+            else:
+                self._lighter.append(network)
+
+    def _close_lighter(self) -> None:
+        opener, self._opener = self._opener, None
+        if opener is not None:
+            opener.join()  # takes a fraction of a second for each
+        lighter, self._lighter = self._lighter, []
+        for network in lighter:
+            network.runner.engine.adopt()
+            network.close()

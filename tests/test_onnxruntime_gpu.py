@@ -1,0 +1,141 @@
+"""ONNX Runtime on a GPU, with CUDA and TensorRT: what is verified first. Its contract is in tests/test_engines.py."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines import EngineError, OnnxRuntimeCudaEngine, OnnxRuntimeTensorRTEngine, PlanCache, available_engines, select
+from engines.tensorrt import DriverError
+from engines.tensorrt.driver import Driver
+from tests.pixel_models import tiny_model
+
+ort: Any = pytest.importorskip("onnxruntime", reason="the extra `ort` is not installed")
+SHAPES = {"luma": (1, 1, 18, 26)}
+TENSORRT, CUDA, CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+def installed(patch: pytest.MonkeyPatch) -> None:
+    real = metadata.version
+    patch.setattr(metadata, "version", lambda name: "1.31.1" if name == "onnxruntime-gpu" else real(name))
+
+
+def row(name: str = "onnxruntime-cuda") -> Any:
+    return next(row for row in available_engines() if row.name == name)
+
+
+def test_a_package_without_cuda_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
+    with pytest.raises(EngineError, match=r"needs a package with CUDAExecutionProvider.*onnxruntime-gpu\[cuda,cudnn\]"):
+        OnnxRuntimeCudaEngine(tiny_model(), SHAPES).open()
+
+
+def test_a_silent_fall_back_to_the_cpu_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As onnxruntime-gpu does it where CUDA can't run: the provider is listed, asked for, and not there."""
+    real, asked = ort.InferenceSession, []
+
+    def fall_back(model: bytes, options: Any, providers: Any) -> Any:
+        asked.extend(providers)
+        return real(model, options, providers=[CPU])
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
+    monkeypatch.setattr(ort, "preload_dlls", lambda: print("Failed to load libcudnn.so.9"), raising=False)
+    monkeypatch.setattr(ort, "InferenceSession", fall_back)
+    engine = OnnxRuntimeCudaEngine(tiny_model(), SHAPES, device=1)
+    with pytest.raises(EngineError, match=r"on GPU 1, and ONNX Runtime fell back to CPUExecutionProvider without"):
+        engine.open()
+    assert not engine.is_open
+    assert asked == [(CUDA, {"device_id": "1", "use_tf32": "0"})]
+    assert capsys.readouterr().out == ""
+
+
+def test_the_row_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_driver() -> Driver:
+        raise DriverError("there is no NVIDIA driver")
+
+    monkeypatch.setattr(select, "find_driver", no_driver)
+    if row().version is None:
+        assert "onnxruntime-gpu is not installed" in row().reason
+    installed(monkeypatch)
+    assert (row().usable, row().reason) == (False, "there is no NVIDIA driver")
+
+
+def test_the_row_names_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch)
+    monkeypatch.setattr(select, "find_driver", lambda: Driver("13.0", ("GPU A", "GPU B")))
+    assert row().usable
+    assert row().reason == "runs on the GPU in float32 (0: GPU A, 1: GPU B; the driver has CUDA 13.0)"
+    assert row().device == "GPU A"
+
+
+# --- with TensorRT
+
+
+def test_a_package_without_tensorrt_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
+    with pytest.raises(EngineError, match=r"needs a package with TensorrtExecutionProvider.*tensorrt-cu12"):
+        OnnxRuntimeTensorRTEngine(tiny_model(), SHAPES).open()
+
+
+@pytest.mark.parametrize("precision", ["f16", "f32"])
+@pytest.mark.parametrize("running", [[CUDA, CPU], [CPU]])
+def test_another_provider_in_its_place_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, running: list[str], precision: str
+) -> None:
+    real, asked = ort.InferenceSession, []
+
+    def fall_back(model: bytes, options: Any, providers: Any) -> Any:
+        asked.extend(providers)
+        session = real(model, options, providers=[CPU])
+        monkeypatch.setattr(session, "get_providers", lambda: running)
+        return session
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
+    monkeypatch.setattr(ort, "InferenceSession", fall_back)
+    engine = OnnxRuntimeTensorRTEngine(tiny_model(), SHAPES, device=1)
+    engine.precision = precision
+    with pytest.raises(
+        EngineError, match=rf"asked for {TENSORRT} on GPU 1, and ONNX Runtime fell back to {running[0]}"
+    ):
+        engine.open()
+    (first, options), (second, _) = asked
+    assert (first, second) == (TENSORRT, CUDA)
+    assert options["trt_fp16_enable"] == {"f16": "1", "f32": "0"}[precision]
+    assert options["trt_engine_cache_enable"] == "1"
+    folder = PlanCache().folder / "onnxruntime"
+    assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"] == str(folder)
+    (folder / "some.engine").write_bytes(bytes(100))
+    assert PlanCache().clear() == 100
+    assert not list(folder.iterdir())
+
+
+def test_engines_that_others_may_write_are_not_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = PlanCache().subfolder("onnxruntime")
+    assert folder is not None
+    engine = folder / "some.engine"
+    engine.touch()
+    engine.chmod(0o666)
+    assert OnnxRuntimeTensorRTEngine(tiny_model(), SHAPES)._provider_options() == {
+        "device_id": "0",
+        "trt_fp16_enable": "0",
+    }
+    assert "nothing is kept in" in caplog.text
+
+
+def test_the_row_needs_the_package_the_libraries_and_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "has_libraries", lambda: False)
+    installed(monkeypatch)
+    assert "the package tensorrt is not installed" in row("onnxruntime-tensorrt").reason
+    monkeypatch.setattr(select, "has_libraries", lambda: True)
+    monkeypatch.setattr(select, "find_driver", lambda: Driver("13.0", ("GPU A",)))
+    assert row("onnxruntime-tensorrt").reason.startswith("runs on the GPU in float16 (0: GPU A;")
+    assert available_engines()[-1].name == "onnxruntime-tensorrt", "auto never waits for it"

@@ -80,7 +80,9 @@ def test_merged_behind_a_network_it_computes_the_same(kind: type[Any]) -> None:
     strength = np.array([0.5], np.float32)
     engine: Engine
     with kind(tiny_model(), {"luma": shapes["luma"]}, slots=1, threads=1) as engine:
-        feeds = [{"luma": source[None, None], "strength": strength} for source in sources]
+        feeds: list[dict[str, NDArray[Any]]] = [
+            {"luma": source[None, None], "strength": strength} for source in sources
+        ]
         enhanced = [engine.collect(engine.submit(feed))["enhanced"][0, 0].copy() for feed in feeds]
     wanted = graph_outputs(kind, scale, sources, enhanced)
     merged = merge_stabiliser(tiny_proto(), scale).SerializeToString()

@@ -53,3 +53,5 @@ POP_QUANTILE = 0.75
 FOLLOW_ENERGY, FOLLOW_BETTER = 1.5, 0.75
 """Motion is followed where standing still leaves more energy than that, in units of the noise's, and following
 leaves at most this share."""
+POP_NEWS = 0.35
+"""A pop also says, in units of the noise, how much better the new picture may be: key frames often are."""

@@ -108,7 +108,7 @@ def build_stabiliser(scale: int) -> onnx.ModelProto:
     noise = _noise(n, base, n("Div", energy, doubt), last, seen.may_be_noise())
     expected = n("Mul", noise, doubt)
     accepted, pop, level = _accepted(n, seen, noise, expected)
-    news = n("Where", accepted, 0.0, seen.news("pop", expected))
+    news = n("Where", accepted, gate.POP_NEWS, seen.news("pop", expected))
     stale = n("Add", n("Add", "gain", news), n("Mul", "elapsed", gate.PER_FRAME))
     stale = n("Add", stale, n("Mul", "first", 1e9))
     gain = n("Div", stale, n("Add", stale, 1.0), out="gain_next")

@@ -47,6 +47,7 @@ from onnx_models.gate import (
     POP_LEFT,
     POP_LIGHT,
     POP_LIKE,
+    POP_NEWS,
     POP_QUANTILE,
     POP_QUIET,
     POP_SHIFT,
@@ -158,7 +159,7 @@ class Gate:
         noise = self._variance
         expected = noise * (1 + before)
         accepted = self._accept(evidence, before, expected)
-        news = np.where(accepted, 0, evidence.news(self._pop, expected))
+        news = np.where(accepted, np.float32(POP_NEWS), evidence.news(self._pop, expected))
         variance = before + news + np.float32(PER_FRAME * elapsed)
         self._gain = gain = np.asarray(variance / (1 + variance), np.float32)
         self._pop *= np.square(1 - gain)

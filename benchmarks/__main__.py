@@ -15,6 +15,7 @@ from benchmarks import networks as networks_benchmark
 from benchmarks import quality as quality_benchmark
 from benchmarks import speed as speed_benchmark
 from benchmarks import startup as startup_benchmark
+from benchmarks import temporal as temporal_benchmark
 from benchmarks.report import Report
 from engines import EngineError
 from streamer.errors import UsageError
@@ -81,6 +82,21 @@ def quality(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     _show(report, json)
+
+
+@app.command()
+def temporal(
+    data: Annotated[list[Path], typer.Argument(help="Folders of clips and photographs.")],
+    model: Annotated[str, typer.Option(help="A shipped model.")] = "upscale-x2-nano",
+    frames: Annotated[int, typer.Option(min=8, help="Of each sequence.")] = 64,
+    mode: Annotated[list[str], typer.Option(help="Repeat the option.")] = ["adaptive", "flow"],  # noqa: B006
+    damage: Annotated[
+        list[str] | None, typer.Option(help="Such as 'noise 5'; repeat the option. Default: all.")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """What stabilising gains over frame by frame and a fixed average, what it costs, and how scene cuts are found."""
+    _show(temporal_benchmark.run(data, model, frames, mode, damage or []), json)
 
 
 @app.command()

@@ -7,6 +7,7 @@ the user's thread.
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 import threading
 from collections.abc import Callable
@@ -32,10 +33,15 @@ class Client:
 
 
 class RtspRelay:
-    """A context manager; `url(path)` is where to publish and play."""
+    """A context manager; `url(path)` is where to publish and play.
 
-    def __init__(self) -> None:
+    With `password` ("name:password") players must show it (HTTP's Basic scheme). `rewrite` changes the descriptions
+    that they get.
+    """
+
+    def __init__(self, password: str = "", rewrite: Callable[[str], str] = str) -> None:
         self.port = 0
+        self._password, self._rewrite = password, rewrite
         self.packets = 0
         self.connections = 0
         self._descriptions: dict[str, str] = {}
@@ -46,8 +52,8 @@ class RtspRelay:
         self._server: asyncio.Server | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
 
-    def url(self, path: str = "cam") -> str:
-        return f"rtsp://127.0.0.1:{self.port}/{path}"
+    def url(self, path: str = "cam", password: str = "") -> str:
+        return f"rtsp://{password + '@' if password else ''}127.0.0.1:{self.port}/{path}"
 
     def __enter__(self) -> RtspRelay:
         self._thread.start()
@@ -195,9 +201,15 @@ class RtspRelay:
             client.path, client.publishes = path, True
             self._descriptions[path] = body
         elif method == "DESCRIBE":
+            if self._password and not self._may_play(headers):
+                return "401 Unauthorized", 'WWW-Authenticate: Basic realm="relay"\r\n', ""
             if path not in self._descriptions:
                 return "404 Not Found", "", ""
-            return "200 OK", f"Content-Base: {path}/\r\nContent-Type: application/sdp\r\n", self._descriptions[path]
+            return (
+                "200 OK",
+                f"Content-Base: {path}/\r\nContent-Type: application/sdp\r\n",
+                self._rewrite(self._descriptions[path]),
+            )
         elif method == "SETUP":
             if "TCP" not in headers["transport"]:
                 return "461 Unsupported Transport", "", ""
@@ -205,6 +217,10 @@ class RtspRelay:
         elif method == "OPTIONS":
             return "200 OK", "Public: OPTIONS, DESCRIBE, ANNOUNCE, SETUP, PLAY, RECORD, TEARDOWN\r\n", ""
         return "200 OK", "", ""
+
+    def _may_play(self, headers: dict[str, str]) -> bool:
+        expected = base64.b64encode(self._password.encode()).decode()
+        return headers.get("authorization") == f"Basic {expected}"
 
     def _set_up(self, client: Client, path: str, transport: str) -> str:
         match = _TRACK.match(path)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from streamer.sinks import make_sink as make_sink
     from streamer.sinks.codecs import EncoderSettings as EncoderSettings
     from streamer.sources import make_source as make_source
+    from streamer.stabiliser import StabiliseStage as StabiliseStage
 
 _HOMES = {
     "ColorSpec": "frame",
@@ -46,6 +47,7 @@ _HOMES = {
     "Progress": "job",
     "SinkError": "errors",
     "SourceError": "errors",
+    "StabiliseStage": "stabiliser",
     "StreamerError": "errors",
     "Summary": "job",
     "UsageError": "errors",

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
+import os
 import re
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO
 
 from streamer.errors import public_url
 
+log = logging.getLogger(__name__)
+
 CONNECTED = "progress="
 """A line that begins so on the child's standard error says that it has connected."""
+WARNING = "warning: "
+"""A line that begins so is for the user to know; the child goes on."""
 
 _NOISE = re.compile(r"\[[^\]]* @ 0x[0-9a-f]+\] |[\d:.]+/SRT:\S+ |@\d+: ?")
 _PROGRESS = re.compile(r"\w+=\s*\S*$")
@@ -47,8 +53,14 @@ class Child:
     or writes.
     """
 
-    def __init__(self, command: Sequence[str], *, writes: bool) -> None:
-        """Starts it; `writes` says that we write into it. Raises OSError."""
+    def __init__(
+        self, command: Sequence[str], *, writes: bool, secrets: Mapping[str, str] | None = None, title: str = ""
+    ) -> None:
+        """Starts it; `writes` says that we write into it, `secrets` are added to its environment. Raises OSError.
+
+        `title` is what its warnings are about.
+        """
+        self._title = title
         self.closed = False
         self.connected = threading.Event()
         self._process = subprocess.Popen(
@@ -56,6 +68,7 @@ class Child:
             stdin=subprocess.PIPE if writes else subprocess.DEVNULL,
             stdout=subprocess.DEVNULL if writes else subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env={**os.environ, **secrets} if secrets else None,
             bufsize=0,  # a reader gets what is there, not what would fill a buffer
         )
         pipe = self._process.stdin if writes else self._process.stdout
@@ -108,5 +121,7 @@ class Child:
             text = line.decode(errors="replace").strip()
             if text.startswith(CONNECTED):
                 self.connected.set()
+            elif text.startswith(WARNING):
+                log.warning("%s: %s", self._title, text.removeprefix(WARNING))
             elif text and not _PROGRESS.match(text):
                 self._said.append(public_url(_NOISE.sub("", text)))

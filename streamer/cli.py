@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -16,6 +17,7 @@ import typer
 if TYPE_CHECKING:
     from streamer.job import Summary
     from streamer.progress import Display
+    from streamer.streams import Outcome
 
 app = typer.Typer(
     help="Enhance video with small neural networks, in real time.",
@@ -74,6 +76,10 @@ VersionOption = Annotated[bool, typer.Option("--version", callback=_version, is_
 ModelOption = Annotated[str, typer.Option(help="A model's name, auto, or none (transcode only).")]
 EngineOption = Annotated[str, typer.Option(help="auto, or one of those that `streamer engines list` shows.")]
 StrengthOption = Annotated[float, typer.Option(help="0 interpolates, 1 is the network, up to 1.5 exaggerates.")]
+StabiliseOption = Annotated[
+    str,
+    typer.Option(help="Against noise and flicker: off, adaptive, flow (follows motion, slower), or auto: adaptive."),
+]
 LevelOption = Annotated[
     Any,
     typer.Option(parser=_level, metavar="LEVEL", help="How compressed INPUT is, 0 (clean) to 1, or auto: measure it."),
@@ -82,15 +88,18 @@ NoiseOption = Annotated[
     Any, typer.Option(parser=_level, metavar="LEVEL", help="How noisy INPUT is, 0 (clean) to 1, or auto: measure it.")
 ]
 PrecisionOption = Annotated[str, typer.Option(help="f32, int8 (CPU), f16 (GPU), or auto: the fastest.")]
+MetricsOption = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics there (extra `metrics`).")
+]
 
 
 _INPUT_HELP = (
-    "A file, image, frames/%05d.png, test: (a pattern), camera:0, /dev/video0, rtsp:// rtmp:// srt:// udp:// "
+    "A file, image, frames/%05d.png, test: (a pattern), camera:0, /dev/video0, screen:, rtsp:// rtmp:// srt:// udp:// "
     "http(s)://, or - (standard input)."
 )
 _OUTPUT_HELP = (
-    "Files, images, frames/%05d.png, rtsp:// rtmp:// srt:// udp://, hls:FOLDER, - (standard output), "
-    "or null: (nothing)."
+    "Files, images, frames/%05d.png, rtsp:// rtmp:// srt:// udp://, hls:FOLDER, preview: (a window), "
+    "virtualcam: (for other programs), - (standard output), or null: (nothing)."
 )
 
 
@@ -110,6 +119,8 @@ def enhance(
     model: ModelOption = "auto",
     scale: Annotated[int | None, typer.Option(help="How much larger; picks the model.")] = None,
     strength: StrengthOption = 1.0,
+    stabilise: StabiliseOption = "auto",
+    stabilise_strength: Annotated[float, typer.Option(help="How much the past counts, 0 to 1.")] = 1.0,
     level: LevelOption = "auto",
     noise: NoiseOption = "auto",
     engine: EngineOption = "auto",
@@ -140,6 +151,10 @@ def enhance(
         int | None, typer.Option(metavar="N", help="Give up a lost live input after N tries in a row; default: never.")
     ] = None,
     rtsp_transport: Annotated[str, typer.Option(help="How RTSP input comes: tcp or udp.")] = "tcp",
+    segment: Annotated[
+        float | None,
+        typer.Option(parser=_seconds, metavar="TIME", help="Length of each file of a recording such as rec-%03d.mkv."),
+    ] = None,
     governor: Annotated[
         bool,
         typer.Option(
@@ -147,9 +162,7 @@ def enhance(
             help="Live: lighter networks or interpolation while there is no time for the model; or dropped frames.",
         ),
     ] = True,
-    metrics: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics there (extra `metrics`).")
-    ] = None,
+    metrics: MetricsOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
     log_level: LogLevelOption = LogLevel.warning,
@@ -165,6 +178,8 @@ def enhance(
             model=model,
             scale=scale,
             strength=strength,
+            stabilise=stabilise,
+            stabilise_strength=stabilise_strength,
             level=level,
             noise=noise,
             engine=engine,
@@ -180,6 +195,7 @@ def enhance(
             live=live,
             reconnect_limit=reconnect_limit,
             rtsp_transport=rtsp_transport,
+            segment=segment,
             governor=governor,
             metrics=metrics,
             force=force,
@@ -188,6 +204,76 @@ def enhance(
         )
 
     _job(run, as_json=as_json, log_level=log_level, to_stderr="-" in outputs)
+
+
+@app.command()
+def preview(
+    input: Annotated[
+        str, typer.Argument(metavar="[INPUT]", help=f"Default: the first camera. {_INPUT_HELP}")
+    ] = "camera:0",
+    model: ModelOption = "auto",
+    scale: Annotated[int | None, typer.Option(help="How much larger; picks the model.")] = None,
+    strength: StrengthOption = 1.0,
+    engine: EngineOption = "auto",
+    log_level: LogLevelOption = LogLevel.warning,
+) -> None:
+    """Show INPUT before and after in a window; H shows the keys."""
+
+    def run(show: Display) -> Summary:
+        import streamer
+
+        return streamer.enhance(
+            input,
+            "preview:",
+            model=model,
+            scale=scale,
+            strength=strength,
+            engine=engine,
+            on_progress=show,
+            on_stats=show.stats,
+        )
+
+    _job(run, as_json=False, log_level=log_level)
+
+
+@app.command("run")
+def run_streams(
+    file: Annotated[Path, typer.Argument(metavar="STREAMS.toml", help="A table [streams.NAME] for each stream.")],
+    metrics: MetricsOption = None,
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.warning,
+) -> None:
+    """Run the streams of a file together; one that fails leaves the others running."""
+
+    def run() -> None:
+        from streamer.config import load_streams
+        from streamer.streams import StreamRunner, shown_streams
+
+        streams = load_streams(file)
+        names = [stream.name for stream in streams]
+        to_stderr = any("-" in stream.outputs for stream in streams)
+        with shown_streams(names, quiet=as_json, terminal=sys.stderr.isatty()) as on_progress:
+            runner = StreamRunner(
+                streams,
+                on_progress=on_progress,
+                on_stats=partial(_print_event, to_stderr) if as_json else None,
+                on_end=_report_failure,
+                metrics=metrics,
+            )
+            interrupt = None
+            try:
+                outcomes = runner.run()
+            except KeyboardInterrupt as error:
+                if not hasattr(error, "outcomes"):
+                    raise
+                interrupt, outcomes = error, error.outcomes
+        _report_streams(outcomes, as_json, to_stderr)
+        if any(outcome.error is not None for outcome in outcomes):
+            sys.exit(1)
+        if interrupt is not None:
+            raise interrupt
+
+    _guarded(run, log_level)
 
 
 @app.command()
@@ -429,6 +515,29 @@ def _report(summary: Summary, as_json: bool, to_stderr: bool) -> None:
             typer.echo(f"governor: {ways}", err=to_stderr)
     for output in summary.outputs:
         typer.echo(f"written: {output}", err=to_stderr)
+
+
+def _print_event(to_stderr: bool, name: str, event: dict[str, Any]) -> None:
+    typer.echo(json.dumps({"stream": name, **event}), err=to_stderr)
+
+
+def _report_failure(outcome: Outcome) -> None:
+    if outcome.error is not None:
+        typer.echo(f"error: stream {outcome.name}: {outcome.error}", err=True)
+
+
+def _report_streams(outcomes: tuple[Outcome, ...], as_json: bool, to_stderr: bool) -> None:
+    if as_json:
+        found = {outcome.name: outcome.as_dict() for outcome in outcomes}
+        typer.echo(json.dumps({"streams": found}), err=to_stderr)
+        return
+    for outcome in outcomes:
+        if outcome.summary is None:
+            how = "failed" if outcome.error is not None else "stopped before its first picture"
+            typer.echo(f"stream {outcome.name}: {how}", err=to_stderr)
+        else:
+            typer.echo(f"stream {outcome.name}:", err=to_stderr)
+            _report(outcome.summary, False, to_stderr)
 
 
 def _guarded(run: Callable[[], None], log_level: LogLevel) -> None:

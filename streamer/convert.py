@@ -13,6 +13,7 @@ from typing import Any
 
 import av
 import numpy as np
+import numpy.typing as npt
 
 from streamer.color import BT601, BT709, RGB, matrix_of, range_of
 from streamer.frame import FULL, LIMITED, ColorSpec, Mastering, PixelLayout, Plane, VideoFormat, layout_of
@@ -153,6 +154,15 @@ def reformatted(picture: av.VideoFrame, source: VideoFormat, target: VideoFormat
         dst_color_range=range_of(target.color),
         interpolation=EXACT,
     )
+
+
+def rgb_of(planes: Sequence[Plane], format: VideoFormat, width: int, height: int) -> npt.NDArray[np.uint8]:
+    """A picture of `format` as uint8 RGB [height, width, 3] in full range, by its own matrix and range."""
+    picture = av.VideoFrame(format.width, format.height, format.pix_fmt)
+    fill_picture(picture, planes)
+    set_color(picture, format.color)
+    rgb = reformatted(picture, format, VideoFormat(width, height, "rgb24", ColorSpec(matrix=RGB, range=FULL)))
+    return np.ascontiguousarray(rgb.to_ndarray(), np.uint8)
 
 
 def chroma_location(container: Any, index: int) -> str:

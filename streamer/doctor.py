@@ -16,13 +16,24 @@ from onnx_models.cards import CardError, list_cards, verify
 from streamer.sinks.codecs import CODECS
 
 _NVENC_SIZE = (256, 256)
-_PACKAGES = ("av", "numpy", "onnx", "opencv-python-headless", "openvino", "onnxruntime", "imageio-ffmpeg")
+_PACKAGES = (
+    "av",
+    "numpy",
+    "onnx",
+    "opencv-python-headless",
+    "openvino",
+    "onnxruntime",
+    "imageio-ffmpeg",
+    "pygame-ce",
+    "pyvirtualcam",
+)
 
 
 def report() -> str:
     """The whole report as text."""
     sections = {"machine": _machine(), "packages": _packages(), "engines": engine_table()}
     sections |= {"NVIDIA GPU": "\n".join(engines.diagnose_gpu()), "models": _models(), "encoders": _encoders()}
+    sections |= {"cameras and screens": _devices()}
     return "\n\n".join(f"{title}\n{_indented(text)}" for title, text in sections.items())
 
 
@@ -73,6 +84,14 @@ def _encoders() -> str:
         built = [encoder for encoder in encoders if encoder in av.codecs_available]
         notes = (f"{encoder}{_nvenc_note(encoder)}" for encoder in built)
         lines.append(f"{name}: {', '.join(notes) or 'not in this FFmpeg build'}")
+    return "\n".join(lines)
+
+
+def _devices() -> str:
+    """What this FFmpeg build can capture with, of what our inputs use."""
+    kinds = {"cameras": ("v4l2", "dshow", "avfoundation"), "screens": ("x11grab", "gdigrab", "avfoundation")}
+    built = {name for known in av.formats_available for name in known.split(",")}
+    lines = [f"{kind}: {', '.join(built & set(names)) or 'not in this FFmpeg build'}" for kind, names in kinds.items()]
     return "\n".join(lines)
 
 

@@ -331,7 +331,7 @@ class EnhanceStage:
             plane.flags.writeable = False
         if self.ladder is not None:
             self.ladder.left(frame)
-        yield replace(frame, planes=planes, format=self._output_format)
+        yield replace(frame, planes=planes, format=self._output_format, source=frame)
 
     def _look_at(self, network: Network, frame: Frame, planes: tuple[Plane, ...]) -> None:
         """A frame came out of a network: how long that took, and whether it is a picture."""

@@ -40,11 +40,13 @@ class EnhanceError(StreamerError):
 
 _CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*://)[^/@\s]*@")
 _SECRETS = re.compile(r"(?P<key>[?&](?:passphrase|password|token|key)=)[^&\s]*", re.IGNORECASE)
+_STREAM_KEY = re.compile(r"(?P<server>\brtmp[est]*://[^/\s]+/(?:[^/\s?]+/)+)[^/\s?]+", re.IGNORECASE)
 
 
 def public_url(url: str) -> str:
-    """`url` as it may appear in a log: user names, passwords and passphrases replaced by `***`."""
-    return _SECRETS.sub(r"\g<key>***", _CREDENTIALS.sub(r"\g<scheme>***@", url))
+    """`url` as it may appear in a log: user names, passwords, passphrases and RTMP stream keys replaced by `***`."""
+    without_names = _CREDENTIALS.sub(r"\g<scheme>***@", url)
+    return _STREAM_KEY.sub(r"\g<server>***", _SECRETS.sub(r"\g<key>***", without_names))
 
 
 def reason_of(error: BaseException) -> str:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from streamer.motion import FlowMeter, moved, visible
+
 if TYPE_CHECKING:
+    from streamer.motion import Flow
+
     Luma = npt.NDArray[np.float64]
-    Flow = npt.NDArray[np.float32]
 
 VISIBLE_MIN = 0.1
 """A pair of frames of which less is visible in both has no motion to follow: a cut."""
@@ -36,7 +38,7 @@ class FlickerMeter:
     def __init__(self, peak: float) -> None:
         self._peak = peak
         self._last: tuple[Luma, Luma] | None = None
-        self._flows = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._flows = FlowMeter()
         self._differences: list[float] = []
         self._warped: list[tuple[float, float]] = []
 
@@ -70,35 +72,12 @@ class FlickerMeter:
     def _motion(self, before: Luma, after: Luma) -> tuple[Flow, npt.NDArray[np.bool_]]:
         """Flow [height, width, 2] in px from a frame to the next, and where it can be trusted."""
         first, second = (np.rint(luma * (255 / self._peak)).astype(np.uint8) for luma in (before, after))
-        there, back = self._flow(first, second), self._flow(second, first)
-        returned = np.asarray(_moved(back, there), np.float32)
-        apart = np.square(there + returned).sum(axis=2)
-        lengths = np.square(there).sum(axis=2) + np.square(returned).sum(axis=2)
-        height, width = before.shape
-        rows, cols = _positions(there)
-        inside = (rows >= 0) & (rows <= height - 1) & (cols >= 0) & (cols <= width - 1)
-        return there, inside & (apart <= 0.01 * lengths + 0.5)
-
-    def _flow(self, first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> Flow:
-        found = self._flows.calc(first, second, None)  # type: ignore[call-overload]  # OpenCV's stub takes no None
-        return np.asarray(found, np.float32)
+        there = self._flows.flow(first, second)
+        return there, visible(there, self._flows.flow(second, first))
 
     def _warping_error(self, before: Luma, after: Luma, flow: Flow, visible: npt.NDArray[np.bool_]) -> float:
-        error = (before - _moved(after, flow)) / self._peak
+        error = (before - moved(after, flow)) / self._peak
         return float(np.mean(np.square(error[visible])))
-
-
-def _positions(flow: Flow) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Row and column that each pixel moves to."""
-    height, width = flow.shape[:2]
-    rows, cols = np.mgrid[:height, :width].astype(np.float32)
-    return rows + flow[..., 1], cols + flow[..., 0]
-
-
-def _moved(values: npt.NDArray[np.floating], flow: Flow) -> npt.NDArray[np.floating]:
-    """`values` [height, width(, n)] taken from where the flow points."""
-    rows, cols = _positions(flow)
-    return np.asarray(cv2.remap(values, cols, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), values.dtype)
 
 
 def _mean(values: list[float]) -> float | None:

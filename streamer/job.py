@@ -8,8 +8,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any, Literal
 
 import engines
@@ -22,12 +23,16 @@ from streamer.observer import Observer, OnStats
 from streamer.pipeline import Pipeline
 from streamer.sinks import make_sink
 from streamer.sinks.codecs import EncoderSettings
-from streamer.sinks.outputs import is_live_output, is_real_time
+from streamer.sinks.outputs import is_live_output, is_real_time, is_screen
+from streamer.sinks.preview import PreviewSink
 from streamer.sinks.queued import QueuedSink
+from streamer.sinks.segments import SegmentedSink
 from streamer.sinks.target import overwrites
 from streamer.sources import make_source
 from streamer.sources.inputs import is_live
-from streamer.stage import Source, Stage
+from streamer.stabiliser import OFF, StabiliseStage
+from streamer.stage import Sink, Source, Stage
+from streamer.switch import ModelSwitch
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +115,8 @@ def enhance(
     model: str = "auto",
     scale: int | None = None,
     strength: float = 1.0,
+    stabilise: str = "auto",
+    stabilise_strength: float = 1.0,
     level: float | Literal["auto"] = "auto",
     noise: float | Literal["auto"] = "auto",
     precision: str = "auto",
@@ -125,27 +132,33 @@ def enhance(
     live: bool | None = None,
     reconnect_limit: int | None = None,
     rtsp_transport: str = "tcp",
+    segment: float | None = None,
     governor: bool = True,
     metrics: str | None = None,
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     on_stats: OnStats | None = None,
+    on_start: Callable[[Pipeline], None] | None = None,
 ) -> Summary:
     """Enhances a file, image, numbered sequence, camera or network stream into one or several outputs.
 
     `model` is a card's name, "auto" (the smallest network for streams that enlarges by `scale`, default 2) or "none"
     (transcode only);
+    `stabilise` is "off", "adaptive", "flow" (which follows motion) or "auto" (adaptive with a model, off without), and
+    `stabilise_strength` says how much the past counts, 0 to 1;
     `level` and `noise` tell a conditioned model how compressed and how noisy the input is, 0 (clean) to 1 (heavy), or
     "auto" to measure it; `precision` is "f32", "f16" (GPU), "int8" (CPU) or "auto" (f16 on a GPU, int8 where model
     and processor allow it); `start` and `duration` are seconds, `fps` is the frame rate of a numbered sequence.
     `live` says whether frames come in real time and may be dropped when there is no time for them (None: for cameras
     and network streams, and for anything that goes to a network peer); `reconnect_limit` is how many tries in a row may
-    fail when a live input is lost (None: for ever); `rtsp_transport` is "tcp" or "udp". A live stream is held to the
-    rate `fps`, by default the input's: what comes faster is left out, and while there is no time for the model, the
-    `governor` lets lighter ones or interpolation take its place (without it, frames are dropped). `metrics` is a
-    HOST:PORT where Prometheus finds figures. `on_stats` is called once a second while a live stream runs, on a thread
-    of its own, with an event as `streamer.observer.Observer` describes it; `on_progress` is called after every frame on
-    the pipeline's deliver thread. On KeyboardInterrupt the outputs are finished with the frames so far;
+    fail when a live input is lost (None: for ever); `rtsp_transport` is "tcp" or "udp"; `segment` is how many seconds
+    each file of a numbered recording such as rec-%03d.mkv has. A live stream is held to the rate `fps`, by default the
+    input's: what comes faster is left out, and while there is no time for the model, the `governor` lets lighter ones
+    or interpolation take its place (without it, frames are dropped). `metrics` is a HOST:PORT where Prometheus finds
+    figures. `on_stats` is called once a second while a live stream runs, on a thread of its own, with an event as
+    `streamer.observer.Observer` describes it; `on_progress` is called after every frame on the pipeline's deliver
+    thread, `on_start` once with the pipeline before it starts, so that another thread can watch its `stats` and `stop`
+    it. On KeyboardInterrupt the outputs are finished with the frames so far;
     the summary is then the exception's `summary` attribute. Raises StreamerError (UsageError for bad arguments),
     CardError or EngineError; then no output is left behind, but if the input fails on the way, the outputs are finished
     with the frames before.
@@ -155,6 +168,7 @@ def enhance(
     source_name = os.fsdecode(input)
     _check_names(source_name, names)
     check_strength(strength)
+    stabiliser = _stabiliser(stabilise, stabilise_strength, model)
     settings = EncoderSettings(codec, crf, preset, pix_fmt)
     if live is None:
         live = is_live(source_name) or any(is_real_time(name) for name in names)
@@ -174,8 +188,8 @@ def enhance(
     stages: list[Stage] = []
     if card is not None:
         _log_engine_choice(engine)
-        stage = EnhanceStage(
-            card,
+        make = partial(
+            EnhanceStage,
             engine=engine,
             device=device,
             strength=strength,
@@ -186,26 +200,25 @@ def enhance(
             governed=source.live and governor,
             fps=held_to,
         )
-        stages.append(stage)
-    sinks = [make_sink(name, settings, force=force, live=live, is_only=len(names) == 1) for name in names]
+        stages.append(_switch(card, make, stabiliser) if "preview:" in names else make(card))
+    if stabiliser is not None:
+        stages.append(stabiliser)
+    sinks = _sinks(names, settings, force=force, live=live, segment_s=_exact("segment", segment))
     run = _Run(source, on_progress)
     # Files first: they are finished before a live output that fails in the end can discard them.
     in_order = sorted(sinks, key=lambda sink: isinstance(sink, QueuedSink))
     pipeline = Pipeline(source, stages, in_order, on_frame=run.on_frame, fps=held_to)
+    if on_start is not None:
+        on_start(pipeline)
     try:
         with _watched(pipeline, public_url(source_name), metrics, on_stats if source.live else None):
-            interrupt = _wait(pipeline)
+            interrupt = _wait(pipeline, _window(pipeline, stages, sinks))
     except SourceError:
-        if run.frames:
-            finished = ", ".join(public_url(name) for name in names)
-            log.warning("%s: finished with the %d frames before the failure", finished, run.frames)
+        _say_finished(names, run.frames)
         raise
     if not run.frames and interrupt is None:
         raise SourceError(f"{public_url(source_name)} has no frame in the part asked for; check --start and --duration")
-    notes = [*source.notes, *(note for sink in sinks for note in sink.notes)]
-    skipped = {sink.name: sink.counts["skipped"] for sink in sinks if "skipped" in sink.counts}
-    summary = run.summary(source_name, names, card, stages, pipeline, notes, interrupted=interrupt is not None)
-    summary = replace(summary, live=live, skipped=skipped)
+    summary = run.summary(source_name, names, stages, sinks, pipeline, live=live, interrupted=interrupt is not None)
     if interrupt is not None:
         interrupt.summary = summary  # type: ignore[attr-defined]  # the caller may want to report what is there
         raise interrupt
@@ -237,6 +250,14 @@ def _log_engine_choice(name: str) -> None:
         raise UsageError(f"there is no engine {name!r}: use one of {', '.join(engines.engine_names())}")
     for reason in engines.choose_engine(name).reasons:
         log.info("engine %s", reason)
+
+
+def _stabiliser(mode: str, strength: float, model: str) -> StabiliseStage | None:
+    """Raises UsageError for an unknown mode, and for a strength out of range."""
+    if mode == "auto":
+        mode = OFF if model == "none" else "adaptive"  # what is only transcoded keeps its bits
+    stage = StabiliseStage(mode, strength=strength)
+    return None if mode == OFF else stage
 
 
 def choose_model(name: str, scale: int | None = None) -> ModelCard | None:
@@ -271,22 +292,57 @@ def choose_model(name: str, scale: int | None = None) -> ModelCard | None:
 def _check_names(source: str, outputs: list[str]) -> None:
     if not outputs:
         raise UsageError("give at least one output")
-    files = [name for name in outputs if name != "null:" and not is_live_output(name)]
+    files = [name for name in outputs if name != "null:" and not is_live_output(name) and not is_screen(name)]
     for name in files:
         if overwrites(name, source):
             raise UsageError(f"{name} is the input: write to another file")
-    others = [name for name in outputs if is_live_output(name)]
+    others = [name for name in outputs if is_live_output(name) or is_screen(name)]
     if len({os.path.realpath(name) for name in files}) < len(files) or len(set(others)) < len(others):
         named = ", ".join(public_url(name) for name in outputs)
         raise UsageError(f"an output is named twice among {named}: give every output its own name")
 
 
-def _wait(pipeline: Pipeline) -> KeyboardInterrupt | None:
-    """Runs to the end; a first Ctrl-C ends the stream cleanly and is returned, a second one cancels and is raised."""
+def _sinks(
+    names: list[str], settings: EncoderSettings, *, force: bool, live: bool, segment_s: Fraction | None
+) -> list[Sink]:
+    sinks = [
+        make_sink(name, settings, force=force, live=live, is_only=len(names) == 1, segment_s=segment_s)
+        for name in names
+    ]
+    if segment_s is not None and not any(isinstance(sink, SegmentedSink) for sink in sinks):
+        raise UsageError("--segment is for recordings in numbered files: name the output as in rec-%03d.mkv")
+    return sinks
+
+
+def _switch(
+    card: ModelCard, make: Callable[[ModelCard], EnhanceStage], stabiliser: StabiliseStage | None
+) -> ModelSwitch:
+    """A stage that begins with `card`; a key of the preview goes on to the others of its scale that take as much."""
+    others = [other for other in list_cards() if other.scale == card.scale and other != card]
+    fitting = [other for other in others if other.conditioned or not card.conditioned]
+    return ModelSwitch([card, *sorted(fitting, key=lambda other: other.macs_per_px)], make, stabiliser)
+
+
+def _window(pipeline: Pipeline, stages: list[Stage], sinks: list[Sink]) -> Callable[[], None] | None:
+    """What runs the preview's window, if there is one."""
+    preview = next((sink for sink in sinks if isinstance(sink, PreviewSink)), None)
+    if preview is None:
+        return None
+    controls = next((stage for stage in stages if isinstance(stage, ModelSwitch)), None)
+    return lambda: preview.show(controls, pipeline.stats, pipeline.stop)
+
+
+def _wait(pipeline: Pipeline, window: Callable[[], None] | None = None) -> KeyboardInterrupt | None:
+    """Runs to the end, and a window on the calling thread meanwhile.
+
+    A first Ctrl-C ends the stream cleanly and is returned, a second one cancels and is raised.
+    """
     interrupt = None
     try:
         try:
             pipeline.start()
+            if window is not None:
+                window()
             pipeline.wait()
         except KeyboardInterrupt as error:
             interrupt = error
@@ -297,6 +353,12 @@ def _wait(pipeline: Pipeline) -> KeyboardInterrupt | None:
         pipeline.join(_PATIENCE_S)  # an input that blocks while it is opened can't be interrupted
         raise
     return interrupt
+
+
+def _say_finished(names: list[str], frames: int) -> None:
+    if frames:
+        finished = ", ".join(public_url(name) for name in names)
+        log.warning("%s: finished with the %d frames before the failure", finished, frames)
 
 
 class _Run:
@@ -328,21 +390,22 @@ class _Run:
         self,
         source_name: str,
         names: list[str],
-        card: ModelCard | None,
         stages: list[Stage],
+        sinks: list[Sink],
         pipeline: Pipeline,
-        notes: list[str],
         *,
+        live: bool,
         interrupted: bool,
     ) -> Summary:
         progress = self._progress()
-        stage = next((stage for stage in stages if isinstance(stage, EnhanceStage)), None)
+        notes = [*self._source.notes, *(note for sink in sinks for note in sink.notes)]
+        stage = next((stage for stage in stages if isinstance(stage, (EnhanceStage, ModelSwitch))), None)
         levels = None if stage is None else stage.mean_levels
         format = self._source.format if self.frames else None
         return Summary(
             input=public_url(source_name),
             outputs=tuple(public_url(name) for name in names),
-            model=card.name if card else "none",
+            model=stage.card.name if stage else "none",
             engine=stage.engine_name if stage else "none",
             source_size=f"{format.width}x{format.height}" if format else "",
             output_size=self._size,
@@ -356,8 +419,10 @@ class _Run:
             level=None if levels is None else round(levels.level, 3),
             noise=None if levels is None else round(levels.noise, 3),
             levels=dict(stage.ladder.frames) if stage is not None and stage.ladder is not None else {},
+            live=live,
             reconnects=self._source.counts.get("reconnects", 0),
             stand_ins=self._source.counts.get("stand-in frames", 0),
+            skipped={sink.name: sink.counts["skipped"] for sink in sinks if "skipped" in sink.counts},
             interrupted=interrupted,
             notes=tuple(notes),
             stats=pipeline.stats.summary(),

@@ -36,13 +36,18 @@ def interval_ns(format: VideoFormat, fps: Fraction | None = None) -> int:
 def lighter_cards(card: ModelCard) -> list[ModelCard]:
     """Shipped models that can take the place of `card` with less work, the heaviest first.
 
-    They have the same flavour, which is what follows the size in a name, such as "clean" in upscale-x2-nano-clean.
+    They are of its flavour, or faithful ones where it is vivid.
     """
 
     def kind(other: ModelCard) -> tuple[object, ...]:
-        return other.task, other.scale, other.color, other.conditioned, other.name.split("-")[3:]
+        return other.task, other.scale, other.color, other.conditioned
 
-    fitting = [other for other in list_cards() if kind(other) == kind(card) and other.macs_per_px < card.macs_per_px]
+    flavours = {card.flavour, ""}
+    fitting = [
+        other
+        for other in list_cards()
+        if kind(other) == kind(card) and other.flavour in flavours and other.macs_per_px < card.macs_per_px
+    ]
     return sorted(fitting, key=lambda other: -other.macs_per_px)
 
 

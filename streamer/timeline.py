@@ -20,11 +20,13 @@ class LiveTimeline:
     The spacing is the stream's; the position is the arrival's. A connection is anchored where its first picture
     arrives; what a server or FFmpeg had kept back comes in a burst then, so that for a second the anchor moves to
     whatever comes earlier, and the rest of the burst is refused. When the stream's clock later leads the arrival by
-    more than half a second (it jumped forwards), it is anchored anew. A picture whose time has passed already, because
+    more than half a second, the arrival is the picture's time; if the next one leads as well (the clock jumped
+    forwards), the stream is anchored anew. A picture whose time has passed already, because
     frames were filled in while it was late, is refused; if pictures stay late for 0.3 s (the clock jumped backwards, or
     the path grew longer), the stream is anchored anew as well. Times strictly increase. For one thread.
 
-    `repaired` counts missing times, `jumps` anchors lost in the middle of a connection, `late` refused pictures.
+    `repaired` counts missing and absurd times, `jumps` anchors lost in the middle of a connection, `late` refused
+    pictures.
     """
 
     def __init__(self) -> None:
@@ -33,10 +35,12 @@ class LiveTimeline:
         self._offset_s: Fraction | None = None
         self._settled_s = Fraction(0)
         self._late_since_s: Fraction | None = None
+        self._leads = False
 
     def reconnected(self) -> None:
         """The next picture is the first of another connection, whose clock has nothing to do with the last one's."""
         self._offset_s = self._late_since_s = None
+        self._leads = False
 
     def place(self, stream_s: Fraction | None, arrival_s: Fraction) -> int | None:
         """The time of the next picture, whose stream says `stream_s`; None if it comes too late.
@@ -50,7 +54,12 @@ class LiveTimeline:
             self._offset_s = arrival_s - stream_s
             self._settled_s = arrival_s + _SETTLING_S
         ahead_s = stream_s + self._offset_s - arrival_s
-        if ahead_s > _AHEAD_S:
+        led, self._leads = self._leads, ahead_s > _AHEAD_S
+        if self._leads and not led:
+            self.repaired += 1
+            return self._accept(ticks(arrival_s, TIME_BASE))
+        if self._leads:
+            self._leads = False
             self._anchor_anew(stream_s, arrival_s)
         elif ahead_s > _SETTLING_AHEAD_S and arrival_s < self._settled_s:
             self._offset_s = arrival_s - stream_s

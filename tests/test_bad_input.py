@@ -231,4 +231,6 @@ class TestOutputs:
 def test_credentials_never_show() -> None:
     assert public_url("rtsp://me:pass@host:554/a?b=c") == "rtsp://***@host:554/a?b=c"
     assert public_url("srt://host:9?passphrase=secret&mode=caller") == "srt://host:9?passphrase=***&mode=caller"
+    assert public_url("rtmps://live.example/app/s3cret?a=b") == "rtmps://live.example/app/***?a=b"
+    assert public_url("rtmp://live.example/app") == "rtmp://live.example/app"
     assert public_url("/plain/path@home.mp4") == "/plain/path@home.mp4"

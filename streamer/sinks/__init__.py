@@ -3,9 +3,10 @@ deliver thread, when the first frame is there."""
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import PurePath
 
-from streamer.errors import public_url
+from streamer.errors import UsageError, public_url
 from streamer.notes import Notes
 from streamer.sinks.codecs import STILL_SUFFIXES, EncoderSettings
 from streamer.sinks.outputs import is_live_output, output_for
@@ -19,8 +20,11 @@ def make_sink(
     force: bool = False,
     live: bool = True,
     is_only: bool = False,
+    segment_s: Fraction | None = None,
 ) -> Sink:
-    """The sink that `url` names, not yet opened: `null:`, a file, image, numbered sequence, or a live output.
+    """The sink that `url` names, not yet opened: `null:`, a file, image, numbered sequence, window or live output.
+
+    A numbered video such as `rec-%03d.mkv` is written in segments of `segment_s` seconds.
 
     Live outputs have a thread of their own; with `live` they skip frames that their peer doesn't take in time, without
     it they hold the pipeline back. An output that `is_only` ends the pipeline when its reader is gone for good. Raises
@@ -31,6 +35,14 @@ def make_sink(
         from streamer.sinks.null import NullSink
 
         return NullSink()
+    if url == "preview:":
+        from streamer.sinks.preview import PreviewSink
+
+        return PreviewSink()
+    if url.startswith("virtualcam:"):
+        from streamer.sinks.virtualcam import VirtualCameraSink
+
+        return VirtualCameraSink(url)
     if is_live_output(url):
         return _queued(url, settings, force=force, live=live, is_only=is_only)
     if PurePath(url).suffix.lower() in STILL_SUFFIXES:
@@ -38,7 +50,12 @@ def make_sink(
 
         return PictureSink(url, settings, force=force)
     from streamer.sinks.media import MediaSink
+    from streamer.sinks.segments import SegmentedSink, is_segmented
 
+    if is_segmented(url):
+        if segment_s is None:
+            raise UsageError(f"{url} is a recording in numbered segments: say with --segment how many seconds each has")
+        return SegmentedSink(url, settings, segment_s, force=force)
     return MediaSink(url, settings, force=force)
 
 

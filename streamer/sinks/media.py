@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
@@ -39,12 +40,22 @@ class MediaSink:
     """Encodes frames into one file, with the source's other streams copied beside them.
 
     The file grows under a temporary name beside its target and takes the target's name when it is complete; `abort`
-    removes it. Timestamps are kept exactly where the container can hold them, and each picture has its own.
+    removes it. Timestamps are kept exactly where the container can hold them, and each picture has its own; what was
+    at `begin_s` seconds is at zero in the file (None: nothing moves, but what would be before zero).
     """
 
-    def __init__(self, path: str, settings: EncoderSettings, *, force: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        settings: EncoderSettings,
+        *,
+        force: bool = False,
+        begin_s: Fraction | None = None,
+        notes: Notes | None = None,
+    ) -> None:
         self.name = path
-        self.notes = Notes(path)
+        self.notes = Notes(path) if notes is None else notes
+        self._begin_s = begin_s
         self.counts: dict[str, int] = {}
         self._target = Target(path, force=force)
         self._settings = settings
@@ -60,7 +71,7 @@ class MediaSink:
             self._encoder = choose_encoder(suffix, self._container.default_video_codec, self._settings, format)
             self._fitter = Fitter(self._encoder, self._settings, format, self.notes)
             self._format, self._media = format, media
-            self._shift_s = max(Fraction(0), -media.start)
+            self._shift_s = max(Fraction(0), -media.start) if self._begin_s is None else -self._begin_s
             self._add_picture_stream(self._encoder, suffix)
             self._companions = Companions(self._container, media.companions, self._shift_s, self.notes)
             self._add_tags(media)
@@ -112,7 +123,14 @@ class MediaSink:
     def write(self, frame: Frame) -> None:
         try:
             self._track.write(frame)
-            self._companions.mux(frame.packets)
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise self._error("write", error) from error
+        self.mux(frame.packets)
+
+    def mux(self, packets: Iterable[Any]) -> None:
+        """Writes packets of the streams that go along, after the first frame. Raises SinkError."""
+        try:
+            self._companions.mux(packets)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error("write", error) from error
 

@@ -47,9 +47,14 @@ def is_live_output(url: str) -> bool:
     return url == "-" or "://" in url or url.startswith("hls:")
 
 
+def is_screen(url: str) -> bool:
+    """Whether somebody looks at `url` at once: it is no file, and no stream either."""
+    return url == "preview:" or url.startswith("virtualcam:")
+
+
 def is_real_time(url: str) -> bool:
     """Whether the peer behind `url` expects frames as they happen, not as fast as they can be made."""
-    return "://" in url
+    return "://" in url or is_screen(url)
 
 
 def output_for(url: str, codec: str | None = None, *, force: bool = False) -> Output:
@@ -72,7 +77,7 @@ def output_for(url: str, codec: str | None = None, *, force: bool = False) -> Ou
         return Output(url, "matroska", Carrier.STDOUT, {"live": "1"}, None, reconnects=False)
     raise UsageError(
         f"can't write {public_url(url)}: give rtsp://, rtmp://, srt://, udp://, hls:FOLDER, - (standard output), "
-        "a file, an image, a numbered sequence such as frames/%05d.png, or null:"
+        "a file, an image, a numbered sequence such as frames/%05d.png, preview:, virtualcam:, or null:"
     )
 
 

@@ -106,7 +106,7 @@ class QueuedSink:
             return
         packets = tuple(detached_packet(packet, self._streams[packet.stream_index]) for packet in frame.packets)
         try:
-            self._queue.put(replace(frame, packets=packets))
+            self._queue.put(replace(frame, packets=packets, source=None))
         except (Cancelled, Ended):
             self._lost += 1  # the thread has just given up
         self._free_if_stuck()

@@ -71,7 +71,7 @@ def _recorded(url: str, start: Fraction, duration: Fraction | None, rate: Fracti
         from streamer.sources.pattern import PatternSource
 
         return PatternSource(url, start=start, duration=duration)
-    if is_live(url) and url.startswith(("camera:", "/dev/", "srt:")):
+    if is_live(url) and url.startswith(("camera:", "screen:", "/dev/", "srt:")):
         raise UsageError(f"{public_url(url)} is live and nothing else: leave out --no-live")
     from streamer.sources.media import MediaSource
 

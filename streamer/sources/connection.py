@@ -13,6 +13,7 @@ import av.error
 from streamer.child import Child, NoFFmpeg, ffmpeg
 from streamer.convert import TOLERANT
 from streamer.errors import SourceError, public_url, reason_of
+from streamer.sources import listen
 from streamer.sources.inputs import Input
 from streamer.sources.opening import pick_video
 
@@ -104,7 +105,7 @@ class Connection:
         limits = (input.open_s, input.read_s)
         if not input.child:
             return av.open(input.target, format=input.format, options=dict(input.options), timeout=limits, **TOLERANT)
-        self._child = Child([ffmpeg("live"), "-v", "error", *_IN, input.target, *_OUT], writes=False)
+        self._child = self._started()
         if self._stop.is_set():  # set before the child was there to be killed
             self._child.kill()
         return av.open(
@@ -115,6 +116,12 @@ class Connection:
             buffer_size=_CHILD_BUFFER_BYTES,
             **TOLERANT,
         )
+
+    def _started(self) -> Child:
+        target = self._input.target
+        if self._input.child == "rtmp":
+            return Child(listen.command(), writes=False, secrets={listen.URL: target}, title=self._name)
+        return Child([ffmpeg("live"), "-v", "error", *_IN, target, *_OUT], writes=False)
 
     def _ending(self) -> str:
         complaint = self._child.complaint() if self._child is not None else ""
@@ -137,6 +144,8 @@ class Connection:
             return "the server wants another user name or password; write them as scheme://user:password@host/…"
         if isinstance(error, av.error.HTTPNotFoundError):
             return "the server has no such stream; check the path, and that somebody publishes there"
+        if self._input.format == "x11grab":
+            return f"{reason_of(error)}; is there an X11 display of that name, and of that size? Wayland has none"
         if self._input.format == "v4l2":
             present = ", ".join(sorted(glob.glob("/dev/video*"))) or "no camera"
             hint = "another program uses it" if isinstance(error, av.error.OSError) else f"this machine has {present}"

@@ -6,13 +6,16 @@ import os
 import re
 import sys
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from streamer.errors import SourceError, UsageError, public_url
 from streamer.query import with_defaults
 
 _FAST_PROBE = {"analyzeduration": "200000", "fpsprobesize": "0"}
 _CAMERA = re.compile(r"camera:(?P<device>[^,@]+)(?:,(?P<size>\d+x\d+))?(?:@(?P<rate>\d+(?:/\d+)?))?")
+_SCREEN = re.compile(
+    r"screen:(?P<name>.*?)(?:,(?P<size>\d+x\d+)(?:\+(?P<x>\d+)\+(?P<y>\d+))?)?(?:@(?P<rate>\d+(?:/\d+)?))?"
+)
 SEQUENCE = re.compile(r"%0?\d*d")
 _TRANSPORTS = ("tcp", "udp")
 
@@ -23,7 +26,8 @@ class Input:
 
     `target` is what PyAV opens (or the child, where `child`), `format` FFmpeg's demuxer (None: it finds out);
     `open_s` and `read_s` are time limits in seconds. `reconnects` says that it can be opened again, `paced` that it
-    gives more than real time and must be held back, `child` that a child process opens it.
+    gives more than real time and must be held back, `child` which child process opens it ("": none, "srt": FFmpeg's
+    program, "rtmp": streamer.sources.listen).
     """
 
     target: str
@@ -33,7 +37,7 @@ class Input:
     read_s: float = 3.0
     reconnects: bool = True
     paced: bool = False
-    child: bool = False
+    child: str = ""
 
 
 def is_live(url: str) -> bool:
@@ -41,7 +45,9 @@ def is_live(url: str) -> bool:
     scheme = url.partition(":")[0].lower()
     if scheme in ("http", "https"):
         return urlsplit(url).path.lower().endswith((".m3u8", ".mjpg", ".mjpeg"))
-    return scheme in ("camera", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "tcp") or url.startswith("/dev/video")
+    return scheme in ("camera", "screen", "rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "tcp") or url.startswith(
+        "/dev/video"
+    )
 
 
 def is_sequence(url: str) -> bool:
@@ -57,6 +63,8 @@ def input_for(url: str, rtsp_transport: str = "tcp") -> Input:
     scheme = url.partition(":")[0].lower()
     if scheme in ("rtsp", "rtsps"):
         return Input(url, options={"rtsp_transport": rtsp_transport, "max_delay": "300000", **_FAST_PROBE})
+    if scheme == "rtmp" and "listen" in dict(parse_qsl(urlsplit(url).query)):
+        return rtmp_server(url)
     if scheme in ("rtmp", "rtmps"):
         # Shorter probes were seen to find only the sound.
         return Input(url, options={"analyzeduration": "2000000", "fpsprobesize": "0"}, open_s=8.0)
@@ -75,9 +83,11 @@ def input_for(url: str, rtsp_transport: str = "tcp") -> Input:
         return camera_input(f"camera:{url}")
     if scheme == "camera":
         return camera_input(url)
+    if scheme == "screen":
+        return screen_input(url)
     raise UsageError(
         f"{public_url(url)} is not a live input: give rtsp://, rtmp://, srt://, udp://, tcp://, http(s)://, camera:0, "
-        "/dev/video0 or -"
+        "/dev/video0, screen: or -"
     )
 
 
@@ -85,7 +95,17 @@ def srt_input(url: str) -> Input:
     """SRT comes through a child process as MPEG-TS; its own timeout makes it end when the peer is silent."""
     options = {"analyzeduration": "500000", "fpsprobesize": "0"}
     target = with_defaults(url, {"latency": "120000", "timeout": "3000000", "connect_timeout": "3000"})
-    return Input(target, format="mpegts", options=options, open_s=6.0, read_s=6.0, child=True)
+    return Input(target, format="mpegts", options=options, open_s=6.0, read_s=6.0, child="srt")
+
+
+def rtmp_server(url: str) -> Input:
+    """`rtmp://HOST:PORT/APPLICATION/KEY?listen=1` waits for one publisher who knows the key, and then for the next."""
+    parts = urlsplit(url)
+    *application, key = parts.path.strip("/").split("/")
+    if not application or not key or not parts.hostname:
+        raise UsageError(f"can't listen at {public_url(url)}: write rtmp://0.0.0.0:1935/APPLICATION/KEY?listen=1")
+    target = parts._replace(query="").geturl()
+    return Input(target, format="nut", options=_FAST_PROBE, child="rtmp")
 
 
 def camera_input(url: str, platform: str = sys.platform) -> Input:
@@ -101,6 +121,31 @@ def camera_input(url: str, platform: str = sys.platform) -> Input:
     if platform == "darwin":
         return Input(f"{device}:none", "avfoundation", {"framerate": "30", **options})
     return Input(device if device.startswith("/") else f"/dev/video{device}", "v4l2", options)
+
+
+def screen_input(url: str, platform: str = sys.platform) -> Input:
+    """`screen:[NAME][,WIDTHxHEIGHT[+X+Y]][@RATE]`, by default all of the screen.
+
+    NAME is a display such as :0 (Linux, X11), a window's title (Windows) or a screen's number (macOS, which takes no
+    part of it).
+    """
+    match = _SCREEN.fullmatch(url)
+    if match is None:
+        raise UsageError(
+            f"can't read {url!r}: write screen:[NAME][,WIDTHxHEIGHT[+X+Y]][@RATE], e.g. screen:,1280x720@30"
+        )
+    name, x, y = match["name"], match["x"] or "0", match["y"] or "0"
+    options = {"framerate": match["rate"] or "30"}
+    if platform == "darwin":
+        if match["size"]:
+            raise UsageError(f"{url}: on macOS a screen is captured as a whole")
+        return Input(f"Capture screen {name or 0}:none", "avfoundation", options)
+    if match["size"]:
+        options["video_size"] = match["size"]
+    if platform == "win32":
+        offsets = {"offset_x": x, "offset_y": y} if match["x"] else {}
+        return Input(f"title={name}" if name else "desktop", "gdigrab", options | offsets)
+    return Input(f"{name or os.environ.get('DISPLAY', '')}+{x},{y}", "x11grab", options)
 
 
 def _directshow_name(device: str) -> str:

@@ -16,7 +16,7 @@ from streamer.notes import Notes
 from streamer.pool import PlanePool
 from streamer.sources.inputs import input_for
 from streamer.sources.receiver import Arrival, Receiver
-from streamer.sources.standin import dimmed
+from streamer.sources.standin import dimmed, prepare
 from streamer.stage import Media
 from streamer.timeline import TIME_BASE, LiveTimeline
 
@@ -103,6 +103,7 @@ class LiveSource:
     def open(self) -> None:
         """Waits for the first picture. Raises SourceError if the first connection can't be made."""
         self._receiver.start()
+        prepare()
         try:
             self._first = self._inbox.get()
         except Cancelled:

@@ -13,6 +13,11 @@ _TEXT_WIDTH = 0.8
 """Of the picture's width."""
 
 
+def prepare() -> None:
+    """Loads what `dimmed` needs, which takes too long in the middle of a stream."""
+    import cv2  # noqa: F401  # loaded for later
+
+
 def dimmed(planes: tuple[Plane, ...], format: VideoFormat, pool: PlanePool, text: str = TEXT) -> tuple[Plane, ...]:
     """`planes` at half their brightness and colour, with `text` in the middle; read-only, in memory of `pool`."""
     made = pool.planes(format.layout, format.width, format.height)

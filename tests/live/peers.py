@@ -104,6 +104,12 @@ class Reader:
         if self.error is not None:
             raise self.error
 
+    def wait_while_runs(self, running: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
+        """Returns when `condition` holds or the process has ended."""
+        with self._changed:
+            while running.poll() is None and not condition():
+                self._changed.wait(0.1)
+
     def wait_frames(self, number: int) -> None:
         """Returns when that many more frames came."""
         goal = len(self.frames) + number

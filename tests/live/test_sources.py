@@ -18,7 +18,7 @@ import pytest
 
 from streamer.errors import SourceError, UsageError
 from streamer.sources import make_source
-from streamer.sources.inputs import camera_input, input_for, is_live
+from streamer.sources.inputs import camera_input, input_for, is_live, screen_input
 from tests.clips import Clip
 from tests.live.peers import LIMIT_S, Reader, descriptors, free_port, process, sender, to_rtsp
 from tests.live.relay import RtspRelay
@@ -169,6 +169,7 @@ class TestFailures:
             ("rtmp://127.0.0.1:1/live/x", "connection refused"),
             ("rtsp://no-such-host.invalid/x", "check host name"),
             ("camera:79", "no such file or directory; this machine has"),
+            ("screen::79", "is there an X11 display of that name"),
         ],
     )
     def test_unreachable(self, url: str, why: str) -> None:
@@ -196,6 +197,24 @@ class TestFailures:
                 reader.join()
         assert reader.error is None
         assert not reader.frames
+
+    def test_a_password(self, caplog: pytest.LogCaptureFixture) -> None:
+        with RtspRelay("me:s3cret") as relay, process(sender(*to_rtsp(relay.url()))), caplog.at_level(logging.DEBUG):
+            relay.wait_published()
+            for wrong in ("", "me:gu3ss"):
+                with pytest.raises(SourceError, match="wants another user name or password") as caught:
+                    make_source(relay.url(password=wrong), reconnect_limit=0).open()
+                assert "gu3ss" not in str(caught.value)
+            with Reader(make_source(relay.url(password="me:s3cret"))) as reader:
+                reader.wait_frames(2)
+        assert "s3cret" not in caplog.text
+        assert "gu3ss" not in caplog.text
+
+    def test_a_codec_that_nobody_knows(self) -> None:
+        with RtspRelay(rewrite=_unknown) as relay, process(sender(*to_rtsp(relay.url()))):
+            relay.wait_published()
+            with pytest.raises(SourceError, match=r"can't decode .*no decoder for its video codec"):
+                make_source(relay.url(), reconnect_limit=0).open()
 
     def test_only_sound(self, relay: RtspRelay) -> None:
         with process(sender(*to_rtsp(relay.url()), sound=True, picture=False)):
@@ -225,6 +244,65 @@ class TestFailures:
             make_source("camera:0", live=False)
 
 
+def _unknown(description: str) -> str:
+    return description.replace("H264/", "X-UNKNOWN/")
+
+
+class TestRtmpServer:
+    @pytest.mark.slow
+    def test_only_who_knows_the_key_is_heard(self, caplog: pytest.LogCaptureFixture) -> None:
+        server = f"rtmp://127.0.0.1:{free_port()}"
+        source = make_source(f"{server}/live/k3y?listen=1")
+        with caplog.at_level(logging.DEBUG), Reader(source) as reader:
+            for wrong in ("live/guess", "other/k3y"):
+                refusals = caplog.text.count("was refused")
+                while caplog.text.count("was refused") == refusals:  # until it listens, nobody is there
+                    self._publish(f"{server}/{wrong}")
+            assert not reader.frames
+            with process(sender("-f", "flv", f"{server}/live/k3y", sound=True)):
+                reader.wait_frames(20)
+        assert any(frame.packets for frame in reader.frames)
+        assert "k3y" not in caplog.text
+        assert "guess" not in caplog.text
+
+    def _publish(self, url: str) -> None:
+        with process(sender("-f", "flv", url), stderr=subprocess.DEVNULL) as running:
+            running.wait(LIMIT_S)
+
+    @pytest.mark.slow
+    def test_the_next_publisher_takes_over(self) -> None:
+        url = f"rtmp://127.0.0.1:{free_port()}/live/k3y"
+        source = make_source(f"{url}?listen=1")
+        with Reader(source) as reader:
+            for number in range(2):
+
+                def is_heard(number: int = number) -> bool:
+                    return bool(reader.frames) and source.counts.get("reconnects", 0) >= number
+
+                while not is_heard():  # until it listens, nobody is there
+                    with process(sender("-f", "flv", url), stderr=subprocess.DEVNULL) as running:
+                        reader.wait_while_runs(running, is_heard)
+        assert_no_gap(reader)
+
+    def test_waiting_for_a_publisher_can_be_interrupted(self) -> None:
+        source = make_source(f"rtmp://127.0.0.1:{free_port()}/live/k3y?listen=1")
+        before = descriptors()
+        with Reader(source):
+            pass
+        assert not source.counts
+        assert descriptors() <= before + 1
+
+    def test_a_port_in_use(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            with pytest.raises(SourceError, match="address already in use"):
+                make_source(f"rtmp://127.0.0.1:{port}/live/k3y?listen=1", reconnect_limit=0).open()
+
+    def test_a_key_is_needed(self) -> None:
+        with pytest.raises(UsageError, match="write rtmp://"):
+            make_source("rtmp://127.0.0.1/live?listen=1")
+
+
 class TestOtherProtocols:
     @pytest.mark.slow
     def test_udp_with_loss(self) -> None:
@@ -236,6 +314,30 @@ class TestOtherProtocols:
         assert source.counts.get("reconnects", 0) == 0
         times = reader.times
         assert times == sorted(set(times))
+
+    @pytest.mark.slow
+    def test_a_clock_that_jumps_and_absurd_times(self) -> None:
+        port = free_port(socket.SOCK_DGRAM)
+        source = make_source(f"udp://127.0.0.1:{port}?timeout=10000000")
+        to = f"udp://127.0.0.1:{port}?pkt_size=1316"
+        hour, absurd = "ts='TS+if(gte(N,30),3600/TB,0)'", "pts='PTS+if(eq(mod(N,10),9),8000000000,0)':dts=DTS"
+        with Reader(source) as reader:
+            with process(sender("-bsf:v", f"setts={hour}", "-f", "mpegts", to)):
+                reader.wait_count("jumps in time", 1)
+                reader.wait_own_picture(10)
+            with process(sender("-f", "mpegts", to)):  # another clock, an hour earlier, on the same connection
+                reader.wait_count("jumps in time", 2)
+                reader.wait_own_picture(10)
+                good = len(reader.frames)
+            with process(sender("-bsf:v", f"setts={absurd}", "-f", "mpegts", to)):
+                reader.wait_own_picture(60)
+        assert source.counts.get("reconnects", 0) == 0
+        assert source.counts["jumps in time"] <= 3
+        assert good > 20
+        assert_no_gap(reader)
+        last, first = reader.frames[-1], reader.frames[0]
+        spent = Fraction(last.captured_ns - first.captured_ns, 10**9)
+        assert abs(last.time - first.time - spent) < Fraction(1, 2)
 
     def test_srt(self) -> None:
         port = free_port(socket.SOCK_DGRAM)
@@ -308,6 +410,17 @@ class TestTable:
         assert camera_input("camera:Integrated Camera", "win32").target == "video=Integrated Camera"
         with pytest.raises(UsageError, match="write camera:N"):
             input_for("camera:")
+
+    def test_screens(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DISPLAY", ":7")
+        whole, part = screen_input("screen:", "linux"), screen_input("screen::0.1,640x360+10+20@25", "linux")
+        assert (whole.target, whole.format, whole.options) == (":7+0,0", "x11grab", {"framerate": "30"})
+        assert (part.target, part.options) == (":0.1+10,20", {"framerate": "25", "video_size": "640x360"})
+        window = screen_input("screen:Notes, all", "win32")
+        assert (window.target, window.format) == ("title=Notes, all", "gdigrab")
+        assert screen_input("screen:1@60", "darwin").target == "Capture screen 1:none"
+        with pytest.raises(UsageError, match="as a whole"):
+            screen_input("screen:,640x360", "darwin")
 
     def test_query_parameters_of_the_user_win(self) -> None:
         target = input_for("srt://h:1?latency=5").target

@@ -57,6 +57,14 @@ def test_a_jump_is_closed_and_counted(jump: Fraction) -> None:
     assert abs(placed[-1] - 29 * INTERVAL_S) < INTERVAL_S
 
 
+@pytest.mark.parametrize("error", [Fraction(3600), Fraction(2**62)])
+def test_single_absurd_times_cost_nothing(error: Fraction) -> None:
+    timeline = LiveTimeline()
+    stream = [time + (error if k % 10 == 9 else 0) for k, time in enumerate(grid(50))]
+    assert place(timeline, stream, grid(50)) == grid(50)
+    assert (timeline.jumps, timeline.late, timeline.repaired) == (0, 0, 5)
+
+
 def test_a_missing_time_is_the_arrival() -> None:
     timeline = LiveTimeline()
     assert place(timeline, [None] * 5, grid(5)) == grid(5)

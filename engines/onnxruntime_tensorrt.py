@@ -7,13 +7,14 @@ is opened, and nobody can tell beforehand whether it will have to.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from typing import Any
 
 from .onnxruntime_cuda import PROVIDER as CUDA
 from .onnxruntime_cuda import OnnxRuntimeCudaEngine
 from .request import F16
-from .tensorrt import PlanCache
+from .tensorrt import TENSORRT, PlanCache
 
 PROVIDER = "TensorrtExecutionProvider"
 FIX = (
@@ -24,8 +25,9 @@ _FOLDER = "onnxruntime"
 
 
 def has_libraries() -> bool:
-    """Whether TensorRT's libraries are installed as a Python package; a system's are found by the provider alone."""
-    return any(importlib.util.find_spec(name) is not None for name in ("tensorrt_libs", "tensorrt"))
+    """Whether TensorRT is installed as a Python package; stubs for type checkers, which have no file, don't count."""
+    found = (importlib.util.find_spec(name) for name in ("tensorrt_libs", TENSORRT.module))
+    return any(spec is not None and spec.origin is not None for spec in found)
 
 
 class OnnxRuntimeTensorRTEngine(OnnxRuntimeCudaEngine):
@@ -40,6 +42,12 @@ class OnnxRuntimeTensorRTEngine(OnnxRuntimeCudaEngine):
     name = "onnxruntime-tensorrt"
     provider = PROVIDER
     fix = FIX
+
+    def _providers(self, vendor: Any) -> list[Any]:
+        # Where pip put TensorRT's libraries, only its own module finds them; the session's check decides.
+        with contextlib.suppress(ImportError, OSError):
+            importlib.import_module(TENSORRT.module)
+        return super()._providers(vendor)
 
     def _asked(self) -> list[Any]:
         return [*super()._asked(), (CUDA, self._cuda_options())]

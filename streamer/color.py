@@ -93,8 +93,8 @@ class ChromaScaler:
         """Fills `into` ([about scale·h, about scale·w], cropped for odd luma sizes) from `plane` [h, w]; same dtype."""
         import cv2
 
-        if self._scale == 1:  # a sample stays where it is
-            np.minimum(plane, self._peak, out=into) if self._deep else np.copyto(into, plane)
+        if self._scale == 1:  # every sample stays what it is
+            np.minimum(plane, self._peak, out=into)
             return
         lines, tall, phases = self._buffers(plane)
         for phase, (taps, anchor) in enumerate(self._vertical):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from engines import EngineError, OnnxRuntimeCudaEngine, OnnxRuntimeTensorRTEngine, PlanCache, available_engines, select
+from engines.onnxruntime_tensorrt import has_libraries
 from engines.tensorrt import DriverError
 from engines.tensorrt.driver import Driver
 from tests.pixel_models import tiny_model
@@ -129,6 +132,18 @@ def test_engines_that_others_may_write_are_not_loaded(
         "trt_fp16_enable": "0",
     }
     assert "nothing is kept in" in caplog.text
+
+
+def test_stubs_for_type_checkers_are_no_libraries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    (tmp_path / "tensorrt").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    if importlib.util.find_spec("tensorrt_libs") is None:
+        assert not has_libraries()
+    (tmp_path / "tensorrt" / "__init__.py").touch()
+    importlib.invalidate_caches()
+    assert has_libraries()
 
 
 def test_the_row_needs_the_package_the_libraries_and_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:

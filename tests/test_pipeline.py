@@ -12,6 +12,7 @@ import pytest
 
 import engines
 from onnx_models.cards import load_card
+from streamer.channel import Cancelled
 from streamer.enhancer import EnhanceStage
 from streamer.errors import SinkError, SourceError
 from streamer.frame import Frame, VideoFormat
@@ -98,6 +99,22 @@ class Delay:
             raise ZeroDivisionError(where)
 
 
+class SlowToOpen(Delay):
+    """Opens for ever, unless it is interrupted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opening, self._interrupted = threading.Event(), threading.Event()
+
+    def open(self, format: VideoFormat) -> VideoFormat:
+        self.opening.set()
+        assert self._interrupted.wait(LIMIT_S)
+        raise Cancelled
+
+    def interrupt(self) -> None:
+        self._interrupted.set()
+
+
 class Collector:
     """A sink that keeps frames, and may fail or wait."""
 
@@ -131,6 +148,16 @@ class Collector:
     def _fail(self, where: str) -> None:
         if where == self._fail_in:
             raise SinkError(f"the sink broke in {where}")
+
+
+@pytest.mark.parametrize("how", ["stop", "cancel"])
+def test_a_stage_that_takes_long_to_open_gives_up(how: str) -> None:
+    source, stage, sink = Numbers(50), SlowToOpen(), Collector()
+    pipeline = Pipeline(source, [stage], [sink]).start()
+    assert stage.opening.wait(LIMIT_S)
+    getattr(pipeline, how)()
+    pipeline.wait()
+    assert (source.closed, stage.closed, sink.frames, sink.ended) == (1, 1, [], ["abort"])
 
 
 def test_frames_arrive_in_order_and_held_ones_are_flushed() -> None:

@@ -23,6 +23,7 @@ from streamer.frame import Frame
 from tests.clips import make_frame
 from tests.gpu import standin
 from tests.gpu.children import Gate
+from tests.gpu.fixtures import NOTHING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from tests.gpu.device import SimulatedGpu
 
 FRAMES, PATIENCE_S = 6, 60.0
-OUT_OF_MEMORY, ILLEGAL_ADDRESS = 2, 700
+INVALID_VALUE, OUT_OF_MEMORY, ILLEGAL_ADDRESS = 1, 2, 700
 
 
 @pytest.fixture
@@ -81,6 +82,11 @@ def check(results: list[Frame], frames: list[Frame], card: ModelCard) -> None:
 def test_a_job_on_the_gpu_equals_one_on_the_cpu(simulated_gpu: SimulatedGpu, model: str, pix_fmt: str) -> None:
     card, frames = load_card(model), [noise(number, pix_fmt=pix_fmt) for number in range(4)]
     check(run(stage_for(card), frames), frames, card)
+
+
+def test_sizes_that_are_no_multiple_are_padded_with_their_edges(card: ModelCard, simulated_gpu: SimulatedGpu) -> None:
+    frames, padded = [noise(0)], replace(card, multiple_of=8)
+    check(run(stage_for(padded), frames), frames, padded)
 
 
 def test_chroma_costs_the_cpu_no_arithmetic(
@@ -220,6 +226,23 @@ def test_a_live_job_goes_over_to_tiles_when_their_plan_is_built(
     assert (stage.engine_name, len(stage._runner.plan.tiles)) == ("tensorrt", 2)
     stage.close()
     assert stage.counts == {"engine swaps": 1}
+    check(results, frames, card)
+
+
+def test_an_engine_that_is_given_up_leaves_nothing_behind(
+    card: ModelCard, simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fixture looks: what the error's frames hold must be gone before the GPU's context."""
+    monkeypatch.setattr(TensorRTEngine, "_capture", lambda self: None)
+    frames = [noise(number) for number in range(FRAMES)]
+    stage = stage_for(card)
+    stage.open(frames[0].format)
+    simulated_gpu.fail("cuMemcpyHtoDAsync", INVALID_VALUE, after=2)
+    results = [result for frame in frames for result in stage.process(frame)] + list(stage.flush())
+    assert (stage.engine_name, stage.counts) == ("tensorrt-rtx", {"engines failed": 1})
+    stage.close()
+    assert simulated_gpu.live() == NOTHING
+    assert simulated_gpu.violations() == []
     check(results, frames, card)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -31,6 +31,19 @@ _DIM_AFTER_S = 1.0
 _CATCH_UP_S = 1.0
 _CLOSE_S = 1.0
 _MAX_SOUNDS = 500
+_AAC_SAMPLES = 1024
+
+
+@dataclass(slots=True)
+class _Sound:
+    """Where a stream of sound is, in its own unit."""
+
+    stated: int | None = None
+    """What the last packet that said so said of its time."""
+    end: int | None = None
+    """Where the last packet ends on the timeline, used or not."""
+    last: int = -1
+    """Where the last one that was used begins."""
 
 
 class LiveSource:
@@ -67,7 +80,7 @@ class LiveSource:
         self._number = self._connection = 0
         self._is_gap = self._is_dimmed = False
         self._stand_ins = 0
-        self._sound_ends: dict[int, int] = {}
+        self._sounds: dict[int, _Sound] = {}
         self._pool = PlanePool()
 
     @property
@@ -196,14 +209,21 @@ class LiveSource:
         """Moves a packet of sound onto the timeline; whether it comes after what its stream had before."""
         unit = fraction(packet.time_base)
         when = packet.dts if packet.dts is not None else packet.pts
-        if when is None:
+        sound = self._sounds.setdefault(packet.stream_index, _Sound())
+        if not packet.duration:
+            packet.duration = _frame_ticks(packet, unit)
+        if sound.end is not None and when in (None, sound.stated):
+            moved = sound.end  # one of several that came in one RTP packet: only the first has its time
+        elif when is not None:
+            moved = ticks(self._timeline.shifted(when * unit), unit)
+            sound.stated = when
+        else:
             return False
-        moved = ticks(self._timeline.shifted(when * unit), unit)
-        end = self._sound_ends.get(packet.stream_index)
-        if moved < 0 or (end is not None and moved <= end):
+        sound.end = moved + packet.duration
+        if moved <= sound.last:
             return False
-        self._sound_ends[packet.stream_index] = moved
-        packet.pts = moved if packet.pts is None else packet.pts + moved - when
+        sound.last = moved
+        packet.pts = moved if when is None or packet.pts is None else packet.pts + moved - when
         packet.dts = moved
         return True
 
@@ -231,6 +251,14 @@ class LiveSource:
             discontinuity=begins,
             packets=(),
         )
+
+
+def _frame_ticks(packet: Any, unit: Fraction) -> int:
+    """How long a packet is whose container doesn't say: AAC's frames have 1024 samples (ISO/IEC 14496-3)."""
+    codec = packet.stream.codec_context
+    if codec is None or codec.name != "aac" or not codec.sample_rate:
+        return 0
+    return ticks(Fraction(_AAC_SAMPLES, codec.sample_rate), unit)
 
 
 def _inherit_sounds(dropped: Arrival, following: Arrival) -> Arrival:

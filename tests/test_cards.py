@@ -92,6 +92,13 @@ def test_graph_fulfils_the_contract(card: cards.ModelCard) -> None:
 
 
 @every_card
+def test_only_networks_that_enlarge_have_an_int8_form(card: cards.ModelCard) -> None:
+    """At the same size 8-bit integers lose more than a network gains."""
+    names = [entry.key for entry in onnx.load(card.path).metadata_props]
+    assert ("activation_peaks" in names) == (card.scale > 1)
+
+
+@every_card
 def test_unit_and_peak_can_be_changed_for_deeper_formats(card: cards.ModelCard) -> None:
     graph = onnx.load(card.path).graph
     values = {t.name: numpy_helper.to_array(t) for t in graph.initializer}

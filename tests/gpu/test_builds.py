@@ -42,7 +42,8 @@ def build(rtx: Any, model: bytes, **settings: Any) -> bytes:
 @pytest.mark.parametrize("capability", ["8.6", "12.0"])
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
 def test_every_shipped_model_builds_in_float16(rtx: Any, path: Path, capability: str) -> None:
-    assert len(build(rtx, half_precision(path.read_bytes()), capability=capability)) > path.stat().st_size
+    model = half_precision(path.read_bytes())
+    assert len(build(rtx, model, capability=capability)) > len(model)  # all weights are in it
 
 
 @pytest.mark.parametrize("bits", [8, 10])

@@ -97,6 +97,7 @@ def test_control_c_finishes_a_playable_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]], ids=["term", "twice"])
 def test_other_ways_to_stop(tmp_path: Path, signals: list[signal.Signals]) -> None:
     process = subprocess.Popen(
@@ -114,6 +115,7 @@ def test_other_ways_to_stop(tmp_path: Path, signals: list[signal.Signals]) -> No
     assert not list(tmp_path.glob(".*part*"))
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_nothing_under_the_target_name(tmp_path: Path) -> None:
     process = subprocess.Popen(command("enhance", "test:320x180@30,100000", tmp_path / "out.mp4"))
     _wait_for_growth(process, tmp_path)
@@ -131,6 +133,7 @@ def _wait_for_growth(process: subprocess.Popen[str] | subprocess.Popen[bytes], f
     raise AssertionError("the process ended by itself")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     def small_files_only() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))

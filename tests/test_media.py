@@ -124,6 +124,7 @@ class TestTime:
         found = times(tmp_path / "out.mkv")
         assert found[10:] == [found[10] + Fraction(k, 25) for k in range(20)]
 
+    @pytest.mark.slow
     def test_a_stream_that_begins_later_is_left_out(self, tmp_path: Path) -> None:
         plain = Clip(640, 480, frames=300, options={"crf": "1", "preset": "ultrafast"}).write(tmp_path / "plain.ts")
         sound = Clip(640, 480, frames=20, audio="aac", options={"crf": "1"}).write(tmp_path / "sound.ts")

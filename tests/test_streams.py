@@ -133,6 +133,7 @@ def test_one_failure_leaves_the_others_running(tmp_path: Path) -> None:
     assert not (tmp_path / "bad.mp4").exists()
 
 
+@pytest.mark.slow
 def test_events_name_their_stream_and_metrics_have_all(tmp_path: Path) -> None:
     pytest.importorskip("prometheus_client", reason="metrics are prometheus-client's")
     port = free_port()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tests.gpu.device import SimulatedGpu
 
 
+@pytest.mark.slow
 def test_every_case_and_the_job_are_timed(simulated_gpu: SimulatedGpu) -> None:
     report = gpu.run("upscale-x2-nano", 8, 2, sizes=((64, 48), (96, 48)))
     assert report.findings["sizes"].keys() == {"64x48", "96x48"}

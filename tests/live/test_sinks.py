@@ -248,6 +248,7 @@ class TestTrouble:
         assert len(times(recording)) == feeder.frames
         assert feeder.pipeline.stats.summary()["events"]["sink reconnects"] >= 1
 
+    @pytest.mark.slow
     def test_a_peer_that_was_never_there_is_an_error(self) -> None:
         with pytest.raises(
             SinkError, match=r"can't (connect|write) to rtsp://\*\*\*@127.0.0.1:1/x: connection refused"
@@ -289,6 +290,7 @@ class TestEncoding:
         assert output_for("-", "rawvideo").muxer == "yuv4mpegpipe"
 
 
+@pytest.mark.slow
 def test_live_in_files_and_network_out_with_a_network(relay: RtspRelay, tmp_path: Path) -> None:
     recording = tmp_path / "out.mp4"
     with process(sender(*to_rtsp(relay.url()), sound=True)) as camera:

@@ -65,6 +65,7 @@ class TestRtsp:
     def test_a_killed_source_is_found_again_twenty_times(self, relay: RtspRelay) -> None:
         _kill_and_restart(relay, 20)
 
+    @pytest.mark.slow
     def test_a_stall_shows_the_last_picture_then_says_so(self, relay: RtspRelay) -> None:
         source = make_source(relay.url())
         with process(sender(*to_rtsp(relay.url()))):
@@ -99,6 +100,7 @@ class TestRtsp:
                 reader.wait_own_picture()
         assert_no_gap(reader)
 
+    @pytest.mark.slow
     def test_another_size_after_a_reconnect_is_padded(self, relay: RtspRelay) -> None:
         source = make_source(relay.url())
         with Reader(source) as reader:
@@ -115,6 +117,7 @@ class TestRtsp:
         assert frame.planes[0][:, 40:120].std() > 10
         assert any("now 120x120" in note for note in source.notes)
 
+    @pytest.mark.slow
     def test_the_limit_of_reconnects_ends_it(self, relay: RtspRelay) -> None:
         source = make_source(relay.url(), reconnect_limit=1)
         with Reader(source) as reader:

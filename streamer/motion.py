@@ -87,10 +87,9 @@ def visible(there: Flow, back: Flow) -> npt.NDArray[np.bool_]:
 def moved(values: npt.NDArray[Any], flow: Flow) -> npt.NDArray[Any]:
     """`values` [height, width(, n)] taken from where the flow points."""
     places = cv2.add(flow, _grid(*flow.shape[:2]))
-    return np.asarray(
-        cv2.remap(values, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE),  # type: ignore[call-overload]
-        values.dtype,
-    )
+    # OpenCV's stub takes no None, which says that `places` has both coordinates.
+    found = cv2.remap(values, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    return np.asarray(found, values.dtype)
 
 
 @lru_cache(maxsize=8)

@@ -25,7 +25,7 @@ def simulated_gpu(
     pytest.importorskip("onnxruntime", reason="the stand-in for TensorRT runs models with it")
     try:
         gpu = load_simulated_gpu(request.config.cache.mkdir("simulated-gpu"))
-    except Unavailable as reason:
+    except Unavailable as reason:  # no pycuda or no C++ compiler, which the project itself needs neither of
         pytest.skip(str(reason))
     from tests.gpu import standin
 

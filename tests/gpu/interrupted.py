@@ -25,6 +25,7 @@ def main() -> None:
             done += 1
 
     standin.device[:] = [gpu]
+    # A build that never ends by itself, in the stand-in's place.
     standin.Builder.build_serialized_network = build  # type: ignore[method-assign, assignment]
     for name in ("tensorrt", "tensorrt_rtx"):
         sys.modules[name] = standin

@@ -42,7 +42,7 @@ CLASSES = [
 def _real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     name = str(request.param)
     spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
+    if spec is None or spec.origin is None:  # bindings of hundreds of MB, of which one version at a time fits a machine
         pytest.skip(f"{name} is not installed")
     if name == "tensorrt_bindings" and importlib.util.find_spec("tensorrt_libs") is None:
         stub_libraries(Path(spec.origin).with_name("tensorrt.so"), tmp_path_factory.mktemp("stubs"))

@@ -13,6 +13,7 @@ from benchmarks import level as level_benchmark
 from benchmarks import memory as memory_benchmark
 from benchmarks import networks as networks_benchmark
 from benchmarks import quality as quality_benchmark
+from benchmarks import soak as soak_benchmark
 from benchmarks import speed as speed_benchmark
 from benchmarks import startup as startup_benchmark
 from benchmarks import temporal as temporal_benchmark
@@ -54,6 +55,16 @@ def memory(
 ) -> None:
     """Resident memory and picture buffers of the whole pipeline over a long run."""
     _show(memory_benchmark.run(frames), json)
+
+
+@app.command()
+def soak(
+    seconds: Annotated[int, typer.Option(min=3, help="How long to enhance.")] = 600,
+    model: Annotated[str, typer.Option(help="A shipped model.")] = "upscale-x2-nano",
+    json: JsonOption = None,
+) -> None:
+    """A network camera for a long time: frames per second, frames lost, latency and memory as time goes by."""
+    _show(soak_benchmark.run(seconds, model), json)
 
 
 @app.command()

@@ -23,7 +23,8 @@ from streamer import EncoderSettings, EnhanceStage, Frame, Pipeline
 from streamer.color import ChromaScaler
 from streamer.sinks.media import MediaSink
 from streamer.sources.media import MediaSource
-from streamer.stage import Media
+from streamer.stabiliser import StabiliseStage
+from streamer.stage import Media, Stage
 
 MODEL = "upscale-x2-nano"
 CRF, PRESET = 18, "ultrafast"
@@ -124,6 +125,13 @@ def pipeline(setup: Setup, window: Window) -> None:
         pass
 
 
+def pipeline_stabilised(setup: Setup, window: Window) -> None:
+    """The same with the stabiliser, as jobs run by default."""
+    stages: list[Stage] = [EnhanceStage(_card(), keeps_source=True), StabiliseStage()]
+    with Pipeline(_source(setup), stages, [_sink(setup)], on_frame=window.tick):
+        pass
+
+
 def plain_x264(setup: Setup, window: Window) -> None:
     """The usual loop, written to H.264 with the pipeline's settings."""
     with av.open(str(setup.folder / "plain.mp4"), "w") as container:
@@ -158,6 +166,7 @@ CASES: dict[str, Case] = {
     "encode": encode,
     "chroma": chroma,
     "pipeline": pipeline,
+    "pipeline, stabilised": pipeline_stabilised,
     "plain loop, x264": plain_x264,
     "plain loop, VideoWriter": plain_writer,
 }

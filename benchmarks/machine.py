@@ -89,9 +89,9 @@ def _busy_ns() -> int:
     return round((user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") * 1e9)
 
 
-def resident_mib() -> float:
-    """Physical memory of this process now, in MiB (proc_pid_status(5))."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+def resident_mib(pid: int | str = "self") -> float:
+    """Physical memory of a process now, in MiB (proc_pid_status(5))."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
     raise OSError("this system doesn't say how much memory a process uses")

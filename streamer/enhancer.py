@@ -86,7 +86,8 @@ class EnhanceStage:
     `governed` frames are held to a rate, `fps` or the stream's own: where there is no time, lighter networks take over,
     or interpolation for some or all frames; see `Ladder` and `Governor`.
 
-    With `wake` set (see `streamer.stage.Prompt`), frames are given as soon as they are done.
+    With `wake` set (see `streamer.stage.Prompt`), frames are given as soon as they are done. With `keeps_source` they
+    carry what they were made of (`Frame.source`), for a stabiliser or a preview.
     """
 
     name = "enhance"
@@ -106,12 +107,14 @@ class EnhanceStage:
         at_once: bool = False,
         governed: bool = False,
         fps: Fraction | None = None,
+        keeps_source: bool = False,
     ) -> None:
         self.card = card
         self.strength = check_strength(strength)
         self.levels: Levels | None = None
         """What the last frame's inferences were told; None before the first, and for models that take no levels."""
         self.wake: Callable[[], None] | None = None
+        self._keeps_source = keeps_source
         self._fixed_level = check_level("level", level, card)
         self._fixed_noise = check_level("noise", noise, card)
         self._meter = LevelMeter()
@@ -331,7 +334,8 @@ class EnhanceStage:
             plane.flags.writeable = False
         if self.ladder is not None:
             self.ladder.left(frame)
-        yield replace(frame, planes=planes, format=self._output_format, source=frame)
+        source = frame if self._keeps_source else None
+        yield replace(frame, planes=planes, format=self._output_format, source=source)
 
     def _look_at(self, network: Network, frame: Frame, planes: tuple[Plane, ...]) -> None:
         """A frame came out of a network: how long that took, and whether it is a picture."""

@@ -134,7 +134,8 @@ class Frame:
     says that temporal state must not reach across this frame's start. `packets` are the packets of the streams that
     go along unchanged (audio, subtitles), read from the source around this frame; stages hand them on. `qp` is the
     mean H.264-equivalent quantisation parameter of the picture's blocks, as the decoder tells; None if it doesn't.
-    `source` is the frame as it was before it was enhanced; None if it wasn't.
+    `source` is the frame as it was before it was enhanced, as long as a later stage or sink wants it: it keeps the
+    decoder's memory from being used again.
     """
 
     planes: tuple[Plane, ...]

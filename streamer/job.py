@@ -168,7 +168,8 @@ def enhance(
     source_name = os.fsdecode(input)
     _check_names(source_name, names)
     check_strength(strength)
-    stabiliser = _stabiliser(stabilise, stabilise_strength, model)
+    with_preview = "preview:" in names
+    stabiliser = _stabiliser(stabilise, stabilise_strength, model, keeps_source=with_preview)
     settings = EncoderSettings(codec, crf, preset, pix_fmt)
     if live is None:
         live = is_live(source_name) or any(is_real_time(name) for name in names)
@@ -199,8 +200,9 @@ def enhance(
             at_once=source.live,
             governed=source.live and governor,
             fps=held_to,
+            keeps_source=with_preview or stabiliser is not None,
         )
-        stages.append(_switch(card, make, stabiliser) if "preview:" in names else make(card))
+        stages.append(_switch(card, make, stabiliser) if with_preview else make(card))
     if stabiliser is not None:
         stages.append(stabiliser)
     sinks = _sinks(names, settings, force=force, live=live, segment_s=_exact("segment", segment))
@@ -252,11 +254,11 @@ def _log_engine_choice(name: str) -> None:
         log.info("engine %s", reason)
 
 
-def _stabiliser(mode: str, strength: float, model: str) -> StabiliseStage | None:
+def _stabiliser(mode: str, strength: float, model: str, *, keeps_source: bool) -> StabiliseStage | None:
     """Raises UsageError for an unknown mode, and for a strength out of range."""
     if mode == "auto":
         mode = OFF if model == "none" else "adaptive"  # what is only transcoded keeps its bits
-    stage = StabiliseStage(mode, strength=strength)
+    stage = StabiliseStage(mode, strength=strength, keeps_source=keeps_source)
     return None if mode == OFF else stage
 
 

@@ -29,7 +29,7 @@ class StabiliseStage:
 
     Works on frames as `EnhanceStage` gives them: the luma of their `source` steers the gate; a frame without one is its
     own. `strength` scales how much history counts, 0 (none) to 1. It and `mode` may be set while running, from any
-    thread.
+    thread. Frames leave without their source unless the stage `keeps_source`, for a preview.
 
     Chroma follows with the gains of luma, because it shows hardly any motion that luma doesn't, and its own gate would
     cost as much as luma's: half the pixels of 4:2:0 blend, nothing is judged. No sample is further from the frame's own
@@ -41,9 +41,10 @@ class StabiliseStage:
 
     name = "stabilise"
 
-    def __init__(self, mode: str = "adaptive", *, strength: float = 1.0) -> None:
+    def __init__(self, mode: str = "adaptive", *, strength: float = 1.0, keeps_source: bool = False) -> None:
         self.strength = check_stabilise_strength(strength)
         self.mode = check_stabilise_mode(mode)
+        self._keeps_source = keeps_source
         self._cuts = 0
         self._pool = PlanePool()
         self._history: _History | None = None
@@ -65,9 +66,10 @@ class StabiliseStage:
 
     def process(self, frame: Frame) -> Iterator[Frame]:
         mode = self.mode
+        kept = frame.source if self._keeps_source else None
         if mode == OFF:
             self.reset()
-            yield frame
+            yield replace(frame, source=kept)
             return
         source = (frame.source or frame).planes[0]
         history = self._history
@@ -77,7 +79,7 @@ class StabiliseStage:
         self._cuts += history.blend(frame, source, planes, self.strength)
         for plane in planes:
             plane.flags.writeable = False
-        yield replace(frame, planes=planes)
+        yield replace(frame, planes=planes, source=kept)
 
     def flush(self) -> Iterator[Frame]:
         return iter(())

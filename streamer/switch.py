@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from engines import EngineError
 from onnx_models.cards import CardError, ModelCard
@@ -128,7 +129,10 @@ class ModelSwitch:
 
     def process(self, frame: Frame) -> Iterator[Frame]:
         if self._wanted != self._number:
+            number = self._number
             yield from self._switched()
+            if self._number != number:  # what was stabilised so far is the other model's
+                frame = replace(frame, discontinuity=True)
         yield from self._stage.process(frame)
 
     def flush(self) -> Iterator[Frame]:

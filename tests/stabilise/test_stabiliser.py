@@ -152,7 +152,7 @@ def test_another_size_format_or_source_begins_anew() -> None:
         luma = noisy(textured(height, width), 1, 5.0)[0]
         return replace(frames_of([luma])[0])
 
-    stage = StabiliseStage()
+    stage = StabiliseStage(keeps_source=True)
     first = planes(48, 64)
     stage.open(first.format)
     deep = Frame((first.planes[0].astype(np.uint16) * 4,), VideoFormat(64, 48, "gray10"), 1, Fraction(1, 25), 1, 1, 0)

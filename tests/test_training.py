@@ -27,7 +27,18 @@ from onnx_models.export import export
 from onnx_models.pool import make_pool
 from onnx_models.quality import bicubic, psnr
 from onnx_models.scenes import Scenes, find_files, read_photo
-from onnx_models.train import CHECKPOINT, LOG, LOSS_UNIT, SHEET, Place, Trainer, harm_loss, loss_of
+from onnx_models.train import (
+    CHECKPOINT,
+    LOG,
+    LOSS_UNIT,
+    SHEET,
+    Place,
+    Trainer,
+    flicker_loss,
+    harm_loss,
+    loss_of,
+    make_batch,
+)
 from tests.photos import picture
 
 pytestmark = pytest.mark.slow
@@ -137,6 +148,14 @@ def test_losses_by_hand() -> None:
     assert float(harm_loss(target, target, before)) == 0
 
 
+def test_only_what_the_target_does_not_do_flickers() -> None:
+    steady, target = torch.zeros(4, 1, 8, 8), torch.zeros(4, 1, 8, 8)
+    target[3] = 0.3
+    weights = torch.tensor([1.0, 1.0, 0.5, 0.5])
+    assert float(flicker_loss(target + 0.1, target, weights)) == pytest.approx(0, abs=1e-7)
+    assert float(flicker_loss(steady, target, weights)) == pytest.approx(0.5 * 0.3 / 2)
+
+
 def test_a_killed_training_resumes_to_the_same_weights(
     trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +227,20 @@ def test_a_judged_training_resumes_with_its_judge(trained: Path, data: Path, tmp
     again = train(8, tmp_path / "halves")
     assert any(not torch.equal(half[name], again[name]) for name in half if "first" in name)
     assert whole.keys() == again.keys()
+
+
+def test_frames_that_follow_each_other_stay_together(data: Path, tmp_path: Path) -> None:
+    plan = "flicker_weight = 1.0\ngain_min_db = -99.0\nassert_after = 1"
+    shape = "unshuffle = 2\nconditioned = true\nvivid = true"
+    still = "frames = 4\nclip_share = 0.0\nstill_share = 1.0\nzoom_share = 0.0\n[degrade]\nuncompressed_share = 1.0"
+    changes = ("assert_after = 1000", plan), ("unshuffle = 2", shape), ("batch = 2", "batch = 6"), ("frames = 4", still)
+    config = load_config(write_config(tmp_path, *changes, ("patch_px = 32", "patch_px = 32\nsuccessive = true")))
+    trainer = Trainer(config, [data], tmp_path)
+    _, high, levels, vividness = make_batch(trainer.patches, config, 0, "cpu")
+    for of_each in (high, levels, vividness):
+        assert torch.equal(of_each[::2], of_each[1::2]), "a still camera shows the same twice"
+    assert not torch.equal(high[0], high[2])
+    assert load_checkpoint(trainer.run()).step == 12
 
 
 def test_other_scales_train_and_export(trained: Path, data: Path, tmp_path: Path) -> None:
@@ -316,11 +349,19 @@ def test_shipped_configurations_are_complete(path: Path) -> None:
         ("width = 8", "scale = 5", "scale is 5; allowed: 1, 2, 3, 4"),
         ("[card]", '[degrade]\npresets = ["warp"]\n[card]', "presets has unknown warp"),
         ("steps = 12", "steps =", "is not TOML"),
+        ("steps = 12", "texture_weight = 1.0", "are for vivid networks"),
+        ("2\n[train]", "2\nconditioned = true\nvivid = true\n[train]\nflicker_weight = 1.0", "successive = true"),
     ],
 )
 def test_wrong_configurations_are_refused(old: str, new: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=re.escape(message)):
         load_config(write_config(tmp_path, (old, new)))
+
+
+def test_frames_that_follow_each_other_need_an_even_batch(tmp_path: Path) -> None:
+    changes = ("batch = 2", "batch = 3"), ("patch_px = 32", "patch_px = 32\nsuccessive = true")
+    with pytest.raises(TrainingError, match=r"batch is 3; .* it must be even"):
+        load_config(write_config(tmp_path, *changes))
 
 
 def test_a_configuration_says_what_differs_from_its_base(tmp_path: Path) -> None:

@@ -76,12 +76,12 @@ def visible(there: Flow, back: Flow) -> npt.NDArray[np.bool_]:
     Ruder et al., "Artistic style transfer for videos", GCPR 2016, equation 4.
     """
     returning = moved(back, there, outside=_FAR)
-    apart, lengths = _squares(cv2.add(there, returning)), cv2.add(_squares(there), _squares(returning))
+    apart, lengths = _squares(there + returning), _squares(there) + _squares(returning)
     return np.asarray(apart <= 0.01 * lengths + 0.5, np.bool_)
 
 
 def moved(values: npt.NDArray[Any], flow: Flow, outside: float | None = None) -> npt.NDArray[Any]:
-    """`values` [height, width(, n)] taken from where the flow points; outside they go on as at the edge, or are that."""
+    """`values` [height, width(, n)] from where the flow points; beyond the edges they are those of the edge, or that."""
     how = cv2.INTER_LINEAR | cv2.WARP_RELATIVE_MAP
     edge = cv2.BORDER_REPLICATE if outside is None else cv2.BORDER_CONSTANT
     fill = (outside or 0.0,) * 4

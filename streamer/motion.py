@@ -81,7 +81,7 @@ def visible(there: Flow, back: Flow) -> npt.NDArray[np.bool_]:
 
 
 def moved(values: npt.NDArray[Any], flow: Flow, outside: float | None = None) -> npt.NDArray[Any]:
-    """`values` [height, width(, n)] from where the flow points; beyond the edges they are those of the edge, or that."""
+    """`values` [height, width(, n)] where the flow points; beyond the edges, those of the edge, or `outside`."""
     how = cv2.INTER_LINEAR | cv2.WARP_RELATIVE_MAP
     edge = cv2.BORDER_REPLICATE if outside is None else cv2.BORDER_CONSTANT
     fill = (outside or 0.0,) * 4

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from onnx_models.checkpoint import Checkpoint, load_checkpoint
+from onnx_models.checkpoint import LOG, Checkpoint, load_checkpoint
 from onnx_models.config import load_config
 from onnx_models.errors import TrainingError
 from onnx_models.judge import Judge
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from onnx_models.config import Config, TrainPlan
 
 CHECKPOINT = "checkpoint.pt"
-LOG = "log.jsonl"
 SHEET = "samples.png"
 SAMPLES = 6
 SHAVE_PX = 8

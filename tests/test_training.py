@@ -20,7 +20,7 @@ import torch
 
 from onnx_models import cards
 from onnx_models.__main__ import main
-from onnx_models.checkpoint import load_checkpoint
+from onnx_models.checkpoint import LOG, load_checkpoint
 from onnx_models.config import load_config
 from onnx_models.errors import TrainingError
 from onnx_models.export import export
@@ -29,7 +29,6 @@ from onnx_models.quality import bicubic, psnr
 from onnx_models.scenes import Scenes, find_files, read_photo
 from onnx_models.train import (
     CHECKPOINT,
-    LOG,
     LOSS_UNIT,
     SHEET,
     Place,
@@ -290,6 +289,23 @@ def test_export_writes_a_model_and_its_card(trained: Path, data: Path, tmp_path:
     assert card.train_data == "synthetic"
     names = {metric.name for metric in card.metrics}
     assert {"PSNR-Y", "PSNR-Y gain over lanczos", "SSIM-Y"} <= names
+
+
+def test_a_card_has_the_curve_of_its_training(trained: Path, tmp_path: Path) -> None:
+    logged = [json.loads(line) for line in (trained / LOG).read_text(encoding="utf-8").splitlines()]
+    wanted = [(entry["step"], entry["gain_db"]) for entry in logged if "gain_db" in entry]
+    assert [step for step, _ in wanted] == [4, 8, 12]
+    export(trained / CHECKPOINT, "tiny", tmp_path)
+    assert list(cards.read_card(tmp_path / "tiny.toml").curve) == wanted
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="curves are drawn by the train extra's matplotlib")
+    picture = tmp_path / "curves.svg"
+    assert main(["curves", str(picture)]) == 0
+    drawn = picture.read_text(encoding="utf-8")
+    assert all(name in drawn for name in ("x2-small-clean", "x1-medium"))
+    assert "vivid" not in drawn
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,13 +21,15 @@ def draw(path: Path) -> Path:
     mpl.rcParams |= {"svg.hashsalt": path.stem, "svg.fonttype": "none"}
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(TASKS), figsize=(9, 3.6))
+    figure, panels = pyplot.subplots(1, len(TASKS), figsize=(11, 3.6))
     for panel, (task, over) in zip(panels, TASKS.items(), strict=True):
         for card in list_cards():
             if card.task == task and card.curve and card.flavour != "vivid":
-                panel.plot(*zip(*card.curve, strict=True), marker=".", label=card.name.removeprefix(f"{task}-"))
-        panel.set(xlabel="steps", ylabel=f"PSNR-Y gain {over}, dB", xscale="log")
-        panel.legend(fontsize=7)
+                steps, gains = zip(*card.curve, strict=True)
+                thousands = [step / 1000 for step in steps]
+                panel.plot(thousands, gains, marker=".", label=card.name.removeprefix(f"{task}-"))
+        panel.set(xlabel="steps, thousands", ylabel=f"PSNR-Y gain {over}, dB")
+        panel.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
         panel.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

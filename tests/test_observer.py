@@ -231,6 +231,7 @@ EVENT: dict[str, Any] = {
     "latency_ms": {"p50": 30.2, "p95": 41.7},
     "dropped": {"capture": 2, "sink udp": 1},
     "lagged": 4,
+    "av_offset_ms": {"out.mkv": 12.5},
     "status": {"model": "big", "doing": "small", "engine": "openvino", "level": 1},
 }
 LINE = "25.0 frames/s, latency 30/42 ms (p50/p95), 3 dropped, 4 late, small on openvino, governor level 1"

@@ -13,6 +13,7 @@ from streamer.convert import set_color
 from streamer.frame import Frame, VideoFormat
 from streamer.sinks.codecs import Encoder, EncoderSettings, qscale_of, set_quantiser
 from streamer.sinks.fitting import Fitter
+from streamer.sinks.sync import SyncMeter
 
 _LONGEST_DELAY = 1 << 30
 """More than any reordering needs, and still a difference that MP4 can hold, which is 31 bits."""
@@ -24,7 +25,7 @@ class PictureTrack:
     """Encodes frames into one container, all moved in time by `shift_s` seconds.
 
     Timestamps are kept exactly where the container can hold them, and each picture has its own; `moved_s` is the most
-    that one had to move. PyAV's errors and ValueError pass through.
+    that one had to move. `sync` hears of every packet. PyAV's errors and ValueError pass through.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class PictureTrack:
         fitter: Fitter,
         format: VideoFormat,
         settings: EncoderSettings,
+        sync: SyncMeter,
     ) -> None:
         self.moved_s = Fraction(0)
         self.shift_s = Fraction(0)
@@ -44,7 +46,9 @@ class PictureTrack:
         self._rate = format.rate or Fraction(25)
         self._tick: Fraction | None = None
         self._last_tick: int | None = None
-        self._durations: dict[int, int] = {}
+        self._sync = sync
+        self._encoding: dict[int, tuple[int, Fraction]] = {}
+        """By pts: the duration, and the source's time."""
         stored = fitter.stored
         self.stream = container.add_stream(
             encoder.name,
@@ -92,14 +96,16 @@ class PictureTrack:
         picture.pts = ticks(tick * self._tick, self._time_base)
         picture.time_base = self._time_base
         picture.duration = max(1, ticks(frame.duration * frame.time_base, self._time_base))
-        self._durations[picture.pts] = picture.duration
+        self._encoding[picture.pts] = picture.duration, frame.time
 
     def _mux(self, packets: Iterable[Any]) -> None:
         for packet in packets:
-            duration = self._durations.pop(packet.pts, None)
-            if duration is not None:
-                packet.duration = duration
+            known = self._encoding.pop(packet.pts, None)
+            if known is not None:
+                packet.duration = known[0]
             self._container.mux(packet)
+            if known is not None:
+                self._sync.picture(known[1], packet.pts * fraction(packet.time_base))
 
 
 def _in_decoding_order(packets: list[Any]) -> list[Any]:

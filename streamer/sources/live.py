@@ -91,7 +91,7 @@ class LiveSource:
 
     @property
     def media(self) -> Media:
-        return Media(companions=self._receiver.sounds, metadata=self._receiver.metadata)
+        return Media(companions=self._receiver.sounds, metadata=self._receiver.metadata, live=True)
 
     @property
     def frames_total(self) -> int | None:
@@ -112,6 +112,11 @@ class LiveSource:
             "repaired timestamps": self._timeline.repaired,
         }
         return {event: number for event, number in found.items() if number}
+
+    @property
+    def depth(self) -> int:
+        """Pictures that were received and wait for `read`."""
+        return self._inbox.depth
 
     def open(self) -> None:
         """Waits for the first picture. Raises SourceError if the first connection can't be made."""

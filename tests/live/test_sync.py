@@ -10,52 +10,16 @@ from statistics import median
 from typing import Any
 
 import av
-import numpy as np
 import pytest
 
 import streamer
-from tests.live.peers import ffmpeg, free_port, process, to_rtsp
+from tests.live.clapper import beeps, clapper, flashes
+from tests.live.peers import free_port, process, to_rtsp
 from tests.live.relay import RtspRelay
 
 TOLERANCE_S = 0.02
 SECONDS = 8
 AAC_FRAME_S = Fraction(1024, 48000)
-
-
-def clapper(*output: str) -> list[str]:
-    """The command of an FFmpeg that sends a white flash and a beep, both of 80 ms, every three seconds."""
-    flash = "color=c=black:s=160x96:r=25,drawbox=color=white:t=fill:enable='lt(mod(t,3),0.08)'"
-    beep = "aevalsrc='sin(2*PI*1000*t)*lt(mod(t,3),0.08)':s=48000"
-    inputs = [word for made in (flash, beep) for word in ("-re", "-f", "lavfi", "-i", made)]
-    picture = ("-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "12", "-pix_fmt", "yuv420p")
-    return [ffmpeg(), "-nostdin", "-v", "error", *inputs, *picture, "-c:a", "aac", *output]
-
-
-def flashes(path: Path) -> list[float]:
-    """When the picture turns white, in seconds."""
-    found, before = [], 255.0
-    with av.open(str(path)) as container:
-        frame: Any
-        for frame in container.decode(video=0):
-            light = float(frame.to_ndarray(format="gray").mean())
-            if light > 128 > before:
-                found.append(float(frame.pts * frame.time_base))
-            before = light
-    return found
-
-
-def beeps(path: Path) -> list[float]:
-    """When sound begins after a second of silence, in seconds."""
-    found, heard = [], float("-inf")
-    with av.open(str(path)) as container:
-        sound: Any
-        for sound in container.decode(audio=0):
-            begins = float(sound.pts * sound.time_base)
-            loud = begins + np.flatnonzero(np.abs(sound.to_ndarray()).max(axis=0) > 0.2) / sound.sample_rate
-            if len(loud) and loud[0] - heard > 1:
-                found.append(float(loud[0]))
-            heard = float(loud[-1]) if len(loud) else heard
-    return found
 
 
 @pytest.mark.slow

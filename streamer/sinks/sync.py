@@ -1,0 +1,61 @@
+"""How far sound and pictures are apart in what an output writes: measured on every packet, as it is muxed."""
+
+from __future__ import annotations
+
+from collections import deque
+from fractions import Fraction
+from statistics import median
+
+from streamer.stats import AvSync
+
+WINDOW = 32
+"""Packets of one stream of sound whose median is taken: 0.7 s of AAC at 48 kHz."""
+_ENOUGH = 8
+"""Packets before which nothing is said of a stream."""
+
+
+class SyncMeter:
+    """Compares what sinks muxed with what they were given; see `streamer.stats.AvSync` for what comes of it.
+
+    Every packet is reported with the source's time of what it holds, and the time that it was muxed with, both in
+    seconds. Sinks that follow one another, as connections and segments do, may share a meter. One thread reports, any
+    thread reads.
+    """
+
+    def __init__(self) -> None:
+        self._picture_source_s: Fraction | None = None
+        self._picture_shift_s = Fraction(0)
+        self._offsets: dict[int, deque[Fraction]] = {}
+        self._sound_source_s: dict[int, Fraction] = {}
+        self._offset_s = self._worst_s = Fraction(0)
+        self._has_offset = False
+
+    @property
+    def av_sync(self) -> AvSync | None:
+        """How it stands now; None before there is enough sound."""
+        sounds, picture_s = list(self._sound_source_s.values()), self._picture_source_s
+        if not self._has_offset or picture_s is None:
+            return None
+        skew_s = min(sounds) - picture_s
+        return AvSync(_ms(self._offset_s), _ms(skew_s), _ms(self._worst_s))
+
+    def picture(self, source_s: Fraction, muxed_s: Fraction) -> None:
+        self._picture_source_s, self._picture_shift_s = source_s, muxed_s - source_s
+
+    def sound(self, stream: int, source_s: Fraction, muxed_s: Fraction) -> None:
+        """A packet of the stream of this index; says something only after a first picture."""
+        if self._picture_source_s is None:
+            return
+        self._sound_source_s[stream] = source_s
+        offsets = self._offsets.setdefault(stream, deque(maxlen=WINDOW))
+        offsets.append(self._picture_shift_s - (muxed_s - source_s))
+        if len(offsets) < _ENOUGH:
+            return
+        found = [median(each) for each in self._offsets.values() if len(each) >= _ENOUGH]
+        self._offset_s = max(found, key=abs)
+        self._worst_s = max(self._worst_s, self._offset_s, key=abs)
+        self._has_offset = True
+
+
+def _ms(seconds: Fraction) -> float:
+    return round(float(1000 * seconds), 1) + 0.0  # no -0.0

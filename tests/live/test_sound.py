@@ -1,0 +1,150 @@
+"""Sound in a live output: it stays with its pictures and has no holes, and what is reported of that is true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import av
+import pytest
+
+from streamer.frame import Frame
+from streamer.notes import Notes
+from streamer.sinks.codecs import EncoderSettings
+from streamer.sinks.companions import Companions
+from streamer.sinks.outputs import Carrier, Output
+from streamer.sinks.segments import SegmentedSink
+from streamer.sinks.sound import Sounds
+from streamer.sinks.stream import StreamSink
+from streamer.sinks.sync import SyncMeter
+from streamer.stage import Media
+from tests.live.clapper import INTERVAL_S, beeps, claps, flashes, holes
+
+TOLERANCE_S = 0.02
+CLAP_S = 38 * INTERVAL_S
+HOLE_S = 0.1
+
+
+def begin_of(packet: Any) -> Fraction:
+    return Fraction(packet.pts * packet.time_base)
+
+
+def joined(frames: Sequence[Frame], packets: Sequence[Any], late_s: Fraction = Fraction(0)) -> list[Frame]:
+    """Every packet rides on the first frame that is at least `late_s` later."""
+    waiting, found = list(packets), []
+    for frame in frames:
+        ready = [packet for packet in waiting if begin_of(packet) + late_s <= frame.time]
+        waiting = waiting[len(ready) :]
+        found.append(replace(frame, packets=tuple(ready)))
+    return found
+
+
+def sent(
+    path: Path, frames: Sequence[Frame], stream: Any, *, sounds: frozenset[str] | None = frozenset(), live: bool = True
+) -> SyncMeter:
+    """Sends it all into a file; sound is encoded anew unless `sounds` has its codec."""
+    meter = SyncMeter()
+    output = Output(str(path), "matroska", Carrier.FILES, sounds=sounds)
+    sink = StreamSink("test", output, EncoderSettings(), Notes("test"), meter)
+    sink.open(frames[0].format, Media(companions=(stream,), live=live))
+    for frame in frames:
+        sink.write(frame)
+    sink.close()
+    return meter
+
+
+def pairs(path: Path) -> list[float]:
+    """How much later than its flash every beep is."""
+    heard = beeps(path)
+    return [beep - flash for flash in flashes(path) for beep in heard if abs(beep - flash) < 0.7]
+
+
+@pytest.mark.parametrize("late_s", [Fraction(0), Fraction(48, 100)])
+@pytest.mark.parametrize(("codec", "rate"), [("flac", 48000), ("pcm_mulaw", 8000)])
+def test_outages_become_silence_and_nothing_moves(tmp_path: Path, codec: str, rate: int, late_s: Fraction) -> None:
+    """Sound that begins 0.6 s after the pictures, is away for 2 s, and comes up to half a second after its picture."""
+    frames, stream, packets = claps(225, CLAP_S, codec, rate)
+    heard = [packet for packet in packets if begin_of(packet) >= 0.6 and not 3.1 <= begin_of(packet) < 5.1]
+    meter = sent(tmp_path / "out.mkv", joined(frames, heard, late_s), stream)
+    assert max(holes(tmp_path / "out.mkv")) < HOLE_S
+    found = pairs(tmp_path / "out.mkv")
+    assert len(found) == 5
+    assert max(map(abs, found)) <= TOLERANCE_S
+    assert meter.av_sync is not None
+    assert abs(meter.av_sync.worst_ms) <= 1
+
+
+@pytest.mark.parametrize("sounds", [None, frozenset()], ids=["copied", "encoded"])
+def test_what_is_reported_is_what_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sounds: frozenset[str] | None
+) -> None:
+    """An output that moves its sound by 70 ms more than its pictures."""
+    wrong_s = Fraction(7, 100)
+
+    def moved(container: Any, media: Media, output: Output, shift_s: Fraction, *others: Any) -> Sounds:
+        return Sounds(container, media, output, shift_s + wrong_s, *others)
+
+    monkeypatch.setattr("streamer.sinks.stream.Sounds", moved)
+    frames, stream, packets = claps(125, CLAP_S)
+    meter = sent(tmp_path / "out.mkv", joined(frames, packets), stream, sounds=sounds)
+    found = pairs(tmp_path / "out.mkv")
+    assert len(found) == 3
+    assert meter.av_sync is not None
+    assert meter.av_sync.offset_ms == pytest.approx(-1000 * float(wrong_s), abs=1)
+    assert meter.av_sync.offset_ms == pytest.approx(-1000 * median(found), abs=2)
+    assert meter.av_sync.worst_ms == pytest.approx(meter.av_sync.offset_ms, abs=1)
+
+
+@pytest.mark.parametrize("late_s", [Fraction(0), Fraction(2, 5)])
+def test_the_skew_is_how_late_sound_is_sent(tmp_path: Path, late_s: Fraction) -> None:
+    frames, stream, packets = claps(50, CLAP_S)
+    meter = sent(tmp_path / "out.mkv", joined(frames, packets, late_s), stream, sounds=None)
+    assert meter.av_sync is not None
+    packet_ms = 1000 * float(packets[1].pts * packets[1].time_base)
+    assert -1000 * late_s - packet_ms <= meter.av_sync.skew_ms <= -1000 * late_s
+    assert meter.av_sync.offset_ms == pytest.approx(0, abs=1)
+
+
+def test_a_recording_in_segments_measures_itself_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every segment moves its sound and pictures by the same, here but for 30 ms in the second one."""
+
+    def moved(container: Any, streams: Any, shift_s: Fraction, *others: Any) -> Companions:
+        return Companions(container, streams, shift_s + (Fraction(3, 100) if shift_s < -1 else 0), *others)
+
+    monkeypatch.setattr("streamer.sinks.media.Companions", moved)
+    frames, stream, packets = claps(75, CLAP_S)
+    sink = SegmentedSink(str(tmp_path / "out-%d.mkv"), EncoderSettings("ffv1"), Fraction(2))
+    sink.open(frames[0].format, Media(companions=(stream,)))
+    offsets_ms = set()
+    for frame in joined(frames, packets):
+        sink.write(frame)
+        offsets_ms.add(None if sink.av_sync is None else round(sink.av_sync.offset_ms / 10) * 10)
+    sink.close()
+    assert offsets_ms == {None, 0, -30}
+    assert sink.av_sync is not None
+    assert sink.av_sync.worst_ms == pytest.approx(-30, abs=1)
+
+
+def test_a_file_that_is_played_keeps_the_holes_in_its_sound_silent_but_isnt_hurried(tmp_path: Path) -> None:
+    """Its sound may come long after its pictures, as in files whose streams are loosely interleaved."""
+    frames, stream, packets = claps(225, CLAP_S)
+    heard = [packet for packet in packets if not 3.1 <= begin_of(packet) < 5.1]
+    meter = sent(tmp_path / "out.mkv", joined(frames, heard, Fraction(1)), stream, live=False)
+    assert max(holes(tmp_path / "out.mkv")) < HOLE_S
+    assert len(pairs(tmp_path / "out.mkv")) == 4
+    assert meter.av_sync is not None
+    assert abs(meter.av_sync.worst_ms) <= 1
+
+
+def test_an_absurd_time_isnt_filled_up(tmp_path: Path) -> None:
+    frames, stream, packets = claps(50, CLAP_S)
+    sending = joined(frames, packets[:20])
+    packets[19].pts += int(3600 / packets[19].time_base)
+    sent(tmp_path / "out.mkv", sending, stream, live=False)
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        sounds: Any = container.decode(audio=0)
+        assert sum(sound.samples for sound in sounds) < 48000

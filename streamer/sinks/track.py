@@ -19,6 +19,8 @@ _LONGEST_DELAY = 1 << 30
 """More than any reordering needs, and still a difference that MP4 can hold, which is 31 bits."""
 _VARIABLE_RATE = 0x400
 """FFmpeg's AVFMT_VARIABLE_FPS."""
+_VARIABLE_INSIDE = {"hls"}
+"""Muxers that don't say so, but write segments in a format that does."""
 
 
 class PictureTrack:
@@ -65,7 +67,9 @@ class PictureTrack:
 
     def start(self, time_base: Fraction) -> None:
         """Opens the encoder and writes the container's header; frames will count in `time_base` seconds."""
-        coarse = self._encoder.constant_rate or not self._container.format.flags & _VARIABLE_RATE
+        muxer = self._container.format
+        variable = muxer.flags & _VARIABLE_RATE or muxer.name in _VARIABLE_INSIDE
+        coarse = self._encoder.constant_rate or not variable
         self._time_base = 1 / self._rate if coarse else time_base
         self.stream.codec_context.time_base = self._time_base
         self.stream.time_base = self._time_base

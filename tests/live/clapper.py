@@ -17,6 +17,8 @@ from tests.clips import make_frame
 from tests.live.peers import ffmpeg
 
 INTERVAL_S = Fraction(1, 25)
+HOLE_S = 0.1
+"""Longer ones in the sound are too long."""
 
 
 def clapper(*output: str) -> list[str]:
@@ -55,6 +57,12 @@ def beeps(path: Path) -> list[float]:
     return found
 
 
+def pairs(path: Path) -> list[float]:
+    """How much later than its flash every beep is, in seconds."""
+    heard = beeps(path)
+    return [beep - flash for flash in flashes(path) for beep in heard if abs(beep - flash) < 0.7]
+
+
 def claps(frames: int, clap_s: Fraction, codec: str = "flac", rate: int = 48000) -> tuple[list[Frame], Any, list[Any]]:
     """Frames at 25 Hz and packets of sound, both beginning at 0, and its stream (detached).
 
@@ -82,10 +90,9 @@ def claps(frames: int, clap_s: Fraction, codec: str = "flac", rate: int = 48000)
             out.mux(sound.encode(frame))
         out.mux(sound.encode(None))
     memory.seek(0)
-    with av.open(memory) as written:
+    with av.open(memory, "r") as written:
         (stream,) = detached_streams(written.streams.audio)
-        read: Any = written.demux(audio=0)
-        packets = [detached_packet(packet, stream) for packet in read if packet.size]
+        packets = [detached_packet(packet, stream) for packet in written.demux(audio=0) if packet.size]
     return pictures, stream, packets
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -16,17 +17,17 @@ from streamer.frame import Frame
 from streamer.notes import Notes
 from streamer.sinks.codecs import EncoderSettings
 from streamer.sinks.companions import Companions
-from streamer.sinks.outputs import Carrier, Output
+from streamer.sinks.outputs import Carrier, Output, output_for
 from streamer.sinks.segments import SegmentedSink
 from streamer.sinks.sound import Sounds
 from streamer.sinks.stream import StreamSink
 from streamer.sinks.sync import SyncMeter
 from streamer.stage import Media
-from tests.live.clapper import INTERVAL_S, beeps, claps, flashes, holes
+from tests.clips import make_frame, times
+from tests.live.clapper import HOLE_S, INTERVAL_S, claps, holes, pairs
 
 TOLERANCE_S = 0.02
 CLAP_S = 38 * INTERVAL_S
-HOLE_S = 0.1
 
 
 def begin_of(packet: Any) -> Fraction:
@@ -55,12 +56,6 @@ def sent(
         sink.write(frame)
     sink.close()
     return meter
-
-
-def pairs(path: Path) -> list[float]:
-    """How much later than its flash every beep is."""
-    heard = beeps(path)
-    return [beep - flash for flash in flashes(path) for beep in heard if abs(beep - flash) < 0.7]
 
 
 @pytest.mark.parametrize("late_s", [Fraction(0), Fraction(48, 100)])
@@ -147,4 +142,20 @@ def test_an_absurd_time_isnt_filled_up(tmp_path: Path) -> None:
     sent(tmp_path / "out.mkv", sending, stream, live=False)
     with av.open(str(tmp_path / "out.mkv")) as container:
         sounds: Any = container.decode(audio=0)
-        assert sum(sound.samples for sound in sounds) < 48000
+        assert sum(sound.samples for sound in sounds) < 3 * 48000
+
+
+def test_pictures_of_a_playlist_keep_their_times(tmp_path: Path) -> None:
+    """Times of a live stream are on no grid, and moving them to one would part them from their sound."""
+    steps_ms = [40, 55, 40, 33, 47] * 5
+    frames = [
+        replace(make_frame(number=number), pts=sum(steps_ms[:number]), time_base=Fraction(1, 1000), duration=40)
+        for number in range(len(steps_ms))
+    ]
+    sink = StreamSink("test", output_for(f"hls:{tmp_path}"), EncoderSettings(), Notes("test"), SyncMeter())
+    sink.open(frames[0].format, Media())
+    for frame in frames:
+        sink.write(frame)
+    sink.close()
+    found = times(tmp_path / "index.m3u8")
+    assert [round(1000 * (after - before)) for before, after in itertools.pairwise(found)] == steps_ms[:-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
@@ -13,7 +14,7 @@ import av
 import pytest
 
 import streamer
-from tests.live.clapper import beeps, clapper, flashes
+from tests.live.clapper import HOLE_S, clapper, holes, pairs
 from tests.live.peers import free_port, process, to_rtsp
 from tests.live.relay import RtspRelay
 
@@ -28,11 +29,37 @@ def test_a_flash_and_its_beep_stay_together(model: str, tmp_path: Path) -> None:
     """In MPEG-TS, which has one clock for both. RTSP has none before its sender's reports."""
     url, out = f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}", tmp_path / "out.mkv"
     with process(clapper("-f", "mpegts", f"{url}?pkt_size=1316")):
-        streamer.enhance(url, out, model=model, duration=SECONDS, preset="ultrafast")
-    seen, heard = flashes(out), beeps(out)
-    pairs = [beep - flash for flash in seen for beep in heard if abs(beep - flash) < 1]
-    assert len(pairs) >= 2, (seen, heard)
-    assert abs(median(pairs)) <= TOLERANCE_S
+        summary = streamer.enhance(url, out, model=model, duration=SECONDS, preset="ultrafast")
+    found = pairs(out)
+    assert len(found) >= 2
+    assert abs(median(found)) <= TOLERANCE_S
+    assert summary.av_offset_ms[str(out)] == pytest.approx(-1000 * median(found), abs=1000 * TOLERANCE_S)
+
+
+@pytest.mark.slow
+def test_an_outage_is_silent_and_sound_is_in_sync_behind_it(tmp_path: Path) -> None:
+    """Opus, which HLS doesn't take, so that it is encoded anew; its sender is away for two seconds."""
+    url, folder = f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}", tmp_path / "hls"
+    command = clapper("-c:a", "libopus", "-f", "mpegts", f"{url}?pkt_size=1316")
+    with ExitStack() as senders:
+        running = [senders.enter_context(process(command))]
+
+        def follow(event: dict[str, Any]) -> None:
+            if event["frames"] > 4 * 25:
+                running[0].kill()
+            if event["events"].get("stand-in frames", 0) > 2 * 25 and len(running) == 1:
+                running.append(senders.enter_context(process(command)))
+
+        summary = streamer.enhance(
+            f"{url}?timeout=20000000", f"hls:{folder}", duration=14, model="none", on_stats=follow
+        )
+    index = folder / "index.m3u8"
+    assert summary.stand_ins > 2 * 25
+    assert max(holes(index)[1:]) < HOLE_S, "but what is no longer in the playlist"
+    found = pairs(index)
+    assert len(found) >= 2
+    assert max(map(abs, found)) <= TOLERANCE_S
+    assert abs(summary.av_offset_ms[f"hls:{folder}"]) <= 1000 * TOLERANCE_S
 
 
 @pytest.mark.slow

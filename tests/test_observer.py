@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -27,7 +28,11 @@ from streamer.observer import Observer, line_of
 from streamer.pipeline import Pipeline
 from streamer.progress import _Bar, _Lines
 from streamer.sinks import make_sink
-from streamer.stats import Distribution
+from streamer.sources.live import LiveSource
+from streamer.sources.pattern import PatternSource
+from streamer.sources.rated import RatedSource
+from streamer.sources.receiver import Arrival
+from streamer.stats import AvSync, Distribution
 from tests.test_pipeline import LIMIT_S, Collector, Delay, Numbers
 
 MS = 1_000_000
@@ -39,6 +44,28 @@ def test_live_outputs_have_their_own_figures() -> None:
     assert reading.dropped == {"arrival": 0, "capture": 0, "sink udp://127.0.0.1:9": 0}
     assert reading.queues == {"after capture": 0, "to udp://127.0.0.1:9": 0}
     assert (reading.delivered, reading.status) == (0, {})
+
+
+def test_what_waits_in_front_of_the_pipeline_is_shown() -> None:
+    source = LiveSource("udp://127.0.0.1:9")
+    source._inbox.put(Arrival((), None, 0, 0, 0, (), None))
+    for outer in (source, RatedSource(source, Fraction(10))):
+        assert Pipeline(outer, [], []).reading().queues == {"received": 1, "after capture": 0}
+    pattern = RatedSource(PatternSource("test:"), Fraction(10))
+    assert Pipeline(pattern, [], []).reading().queues == {"after capture": 0}
+
+
+class Talkie(Collector):
+    """A sink whose sound is behind its pictures."""
+
+    av_sync = AvSync(offset_ms=-62.5, skew_ms=-500.0, worst_ms=-70.0)
+
+
+class Silent(Collector):
+    """A sink that could have sound, and has none."""
+
+    name = "silent"
+    av_sync = None
 
 
 class Old(Numbers):
@@ -59,7 +86,8 @@ class Old(Numbers):
 def running(stages: list[Any], count: int = 8) -> Iterator[Pipeline]:
     """A pipeline that has delivered its frames and waits for more."""
     source = Old(count)
-    pipeline = Pipeline(source, stages, [Collector()], on_frame=lambda frame: source.delivered.release()).start()
+    sinks = [Collector(), Talkie(), Silent()]
+    pipeline = Pipeline(source, stages, sinks, on_frame=lambda frame: source.delivered.release()).start()
     assert source.blocked.wait(LIMIT_S)
     try:
         yield pipeline
@@ -93,6 +121,9 @@ def test_an_event_says_what_happened_since_the_last_one() -> None:
     assert first["status"]["level"] == 0
     assert first["status"]["doing"] == "upscale-x2-nano"
     assert (second["frames"], second["fps"], second["latency_ms"]) == (8, 0.0, {"p50": 0.0, "p95": 0.0})
+    assert first["av_offset_ms"] == {"collector": -62.5}
+    assert first["av_skew_ms"] == {"collector": -500.0}
+    assert line_of(first).endswith(", sound 62 ms behind the picture in collector")
     assert json.loads(json.dumps(first)) == first
     assert line_of(first).startswith("4.0 frames/s, latency ")
     assert f"0 dropped, 3 late, upscale-x2-nano on {stage.engine_name}" in line_of(first)
@@ -183,6 +214,8 @@ def test_metrics_by_a_scrape() -> None:
     assert found['streamer_reconnects_total{stream="cam"}'] == 0
     assert found['streamer_events_total{event="oddities",stream="cam"}'] == 2
     assert found['streamer_governor_level{stream="cam"}'] == 0
+    assert found['streamer_av_offset_seconds{output="collector",stream="cam"}'] == -0.0625
+    assert found['streamer_av_skew_seconds{output="collector",stream="cam"}'] == -0.5
     assert found['streamer_queue_frames{queue="after capture",stream="cam"}'] == 0
     assert found['streamer_service_seconds_bucket{le="+Inf",stage="enhance",stream="cam"}'] >= 8
     assert found['streamer_service_seconds_sum{stage="enhance",stream="cam"}'] > 0

@@ -172,11 +172,8 @@ def enhance(
     source_name = os.fsdecode(input)
     _check_names(source_name, names)
     check_strength(strength)
-    with_preview = "preview:" in names
-    stabiliser = _stabiliser(stabilise, stabilise_strength, model, keeps_source=with_preview)
-    settings = EncoderSettings(codec, crf, preset, pix_fmt)
-    if live is None:
-        live = is_live(source_name) or any(is_real_time(name) for name in names)
+    stabiliser = _stabiliser(stabilise, stabilise_strength, model, keeps_source="preview:" in names)
+    live = is_live(source_name) or any(map(is_real_time, names)) if live is None else live
     held_to = _exact("fps", fps)
     source = make_source(
         source_name,
@@ -204,11 +201,12 @@ def enhance(
             at_once=source.live,
             governed=source.live and governor,
             fps=held_to,
-            keeps_source=with_preview or stabiliser is not None,
+            keeps_source="preview:" in names or stabiliser is not None,
         )
-        stages.append(_switch(card, make, stabiliser) if with_preview else make(card))
+        stages.append(_switch(card, make, stabiliser) if "preview:" in names else make(card))
     if stabiliser is not None:
         stages.append(stabiliser)
+    settings = EncoderSettings(codec, crf, preset, pix_fmt)
     sinks = _sinks(names, settings, force=force, live=live, segment_s=_exact("segment", segment))
     run = _Run(source, on_progress)
     # Files first: they are finished before a live output that fails in the end can discard them.

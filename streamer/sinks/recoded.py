@@ -12,30 +12,20 @@ import av.error
 
 from streamer.clock import fraction, ticks
 from streamer.notes import Notes
+from streamer.sinks.silence import LATE, Continuity, silent_frame
 from streamer.sinks.sync import SyncMeter
 
 _BIT_RATE = 128_000
-HOLE_S = Fraction(1, 20)
-"""Longer holes are filled. Shorter ones come from clocks that are not exact, and no player stops for them."""
-PATIENCE_S = Fraction(1, 2)
-"""So far behind its picture sound may come before silence takes its place: RTSP and transport streams interleave so
-loosely. A stream whose sound comes later still gets as much time as it takes, and _MARGIN_S."""
-_MARGIN_S = Fraction(1, 10)
 _PRIMING_S = Fraction(1, 20)
 """Silence at the beginning leaves room for what encoders put before their first sample, so that no time is negative."""
-_LONGEST_S = 10
-"""So far ahead of its picture sound is believed: until there holes are filled."""
-_REMEMBERED = 50
 _CHUNK_SAMPLES = 4096
 
 
 class RecodedSound:
     """Decodes the packets of one stream and encodes them in another codec, all moved in time by `shift_s` seconds.
 
-    Holes become silence: where sound goes on after one, and in a `live` stream as soon as it is clear that no sound
-    will come (see PATIENCE_S), so that the peer isn't kept waiting for it. What sound comes later than that is left
-    out, as its time is filled. Everything else keeps its time. `refused` counts packets that couldn't be decoded.
-    PyAV's errors and ValueError pass through. For one thread.
+    Holes become silence, see `Continuity`; what sound comes later than that is left out. Everything else keeps its
+    time. `refused` counts packets that couldn't be decoded. PyAV's errors and ValueError pass through. For one thread.
     """
 
     def __init__(
@@ -43,7 +33,7 @@ class RecodedSound:
     ) -> None:
         self.refused = 0
         self._container, self._index = container, stream.index
-        self._shift_s, self._live = shift_s, live
+        self._shift_s = shift_s
         self._notes, self._sync = notes, sync
         source = stream.codec_context
         self._decoder: Any = av.CodecContext.create(source.name, "r")
@@ -58,10 +48,7 @@ class RecodedSound:
         self._resampler: Any = None
         self._kind: tuple[object, ...] = ()
         self._rate = rate
-        # All in samples of the output, from its beginning.
-        self._end = self._samples(_PRIMING_S)
-        self._now = self._silent_to = 0
-        self._behind: deque[int] = deque(maxlen=_REMEMBERED)
+        self._line = Continuity(_PRIMING_S, live=live)
         self._log = _SampleLog(self._unit)
 
     @property
@@ -70,18 +57,16 @@ class RecodedSound:
 
     def mux(self, packets: Iterable[Any], picture_s: Fraction) -> None:
         """Takes packets, which are used up by it, that came with, or before, the picture of this time."""
-        self._now = self._output_time(picture_s)
+        self._line.follow(picture_s + self._shift_s)
         for packet in packets:
             self._decode(packet)
-        if self._live:
-            self._fill(self._now - max(self._samples(PATIENCE_S), self._lateness()))
+        self._fill(self._line.overdue_s())
 
     def finish(self) -> None:
         """Writes what is still held back."""
         for piece in self._resampler.resample(None) if self._resampler is not None else ():
             self._place(piece)
-        if self._live:
-            self._fill(self._now)
+        self._fill(self._line.overdue_s(ends=True))
         self._mux(self._stream.encode(None))
 
     def _decode(self, packet: Any) -> None:
@@ -111,36 +96,26 @@ class RecodedSound:
     def _place(self, piece: Any) -> None:
         """Encodes a piece of sound where it belongs, with silence before it if that is needed."""
         source_s = piece.pts * fraction(piece.time_base)
-        begin = self._output_time(source_s)
-        self._behind.append(self._now - begin)
-        if begin < self._silent_to:
-            self._notes.say(f"sound that came more than {float(PATIENCE_S):g} s after its picture is left out")
+        begin_s = ticks(source_s + self._shift_s, self._unit) * self._unit
+        if not self._line.takes(begin_s):
+            self._notes.say(LATE)
             return
-        if begin <= self._now + self._samples(Fraction(_LONGEST_S)):
-            self._fill(begin)
-        self._encode(piece, begin, source_s)
+        self._fill(begin_s)
+        self._line.sound(begin_s, piece.samples * self._unit)
+        self._encode(piece, begin_s, source_s)
 
-    def _fill(self, until: int) -> None:
-        """Silence from the end of the sound so far, if that is a hole."""
-        if until - self._end <= self._samples(HOLE_S):
-            return
-        while self._end < until:
-            silence = self._silence(min(_CHUNK_SAMPLES, until - self._end))
-            self._encode(silence, self._end, self._end * self._unit - self._shift_s)
-        self._silent_to = self._end
+    def _fill(self, until_s: Fraction) -> None:
+        missing = ticks(self._line.hole(until_s), self._unit)
+        while missing > 0:
+            context, begin_s = self._stream.codec_context, self._line.end_s
+            silence = silent_frame(context.format.name, context.layout.name, self._rate, min(_CHUNK_SAMPLES, missing))
+            missing -= silence.samples
+            self._line.silence(silence.samples * self._unit)
+            self._encode(silence, begin_s, begin_s - self._shift_s)
 
-    def _silence(self, samples: int) -> Any:
-        context = self._stream.codec_context
-        frame: Any = av.AudioFrame(context.format.name, context.layout.name, samples)
-        frame.sample_rate = self._rate
-        for plane in frame.planes:
-            plane.update(bytes(plane.buffer_size))
-        return frame
-
-    def _encode(self, piece: Any, begin: int, source_s: Fraction) -> None:
-        self._log.fed(piece.samples, begin, source_s)
-        self._end = begin + piece.samples
-        piece.pts, piece.time_base = begin, self._unit
+    def _encode(self, piece: Any, begin_s: Fraction, source_s: Fraction) -> None:
+        piece.pts, piece.time_base = ticks(begin_s, self._unit), self._unit
+        self._log.fed(piece.samples, piece.pts, source_s)
         self._mux(self._stream.encode(piece))
 
     def _mux(self, packets: Iterable[Any]) -> None:
@@ -151,16 +126,6 @@ class RecodedSound:
             source_s = self._log.taken(samples, ticks(packet.pts * fraction(packet.time_base), self._unit))
             self._container.mux(packet)
             self._sync.sound(self._index, source_s, packet.pts * fraction(packet.time_base))
-
-    def _lateness(self) -> int:
-        """How far behind its picture the sound has come lately, at most, with a margin."""
-        return max(self._behind, default=0) + self._samples(_MARGIN_S)
-
-    def _output_time(self, source_s: Fraction) -> int:
-        return ticks(source_s + self._shift_s, self._unit)
-
-    def _samples(self, seconds: Fraction) -> int:
-        return ticks(seconds, self._unit)
 
 
 class _SampleLog:

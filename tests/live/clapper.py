@@ -11,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
+from streamer.clock import fraction
 from streamer.detached import detached_packet, detached_streams
 from streamer.frame import Frame
 from tests.clips import make_frame
@@ -63,8 +64,10 @@ def pairs(path: Path) -> list[float]:
     return [beep - flash for flash in flashes(path) for beep in heard if abs(beep - flash) < 0.7]
 
 
-def claps(frames: int, clap_s: Fraction, codec: str = "flac", rate: int = 48000) -> tuple[list[Frame], Any, list[Any]]:
-    """Frames at 25 Hz and packets of sound, both beginning at 0, and its stream (detached).
+def claps(
+    frames: int, clap_s: Fraction, codec: str = "flac", rate: int = 48000, layout: str = "mono", muxer: str = "nut"
+) -> tuple[list[Frame], Any, list[Any]]:
+    """Frames at 25 Hz and packets of sound, both beginning at 0, and its stream (detached) as `muxer` has it.
 
     Every `clap_s` seconds, first after half of that, two frames are white, and the sound is loud for as long.
     """
@@ -81,8 +84,8 @@ def claps(frames: int, clap_s: Fraction, codec: str = "flac", rate: int = 48000)
     times = np.arange(int(frames * INTERVAL_S * rate)) / rate
     tone = 0.5 * np.sin(2000 * np.pi * times) * ((times + float(clap_s) / 2) % float(clap_s) < float(2 * INTERVAL_S))
     memory = io.BytesIO()
-    with av.open(memory, "w", format="nut") as out:
-        sound: Any = out.add_stream(codec, rate=rate, layout="mono")
+    with av.open(memory, "w", format=muxer) as out:
+        sound: Any = out.add_stream(codec, rate=rate, layout=layout)
         for start in range(0, len(tone), 960):
             samples = np.round(tone[start : start + 960] * 32767).astype(np.int16)[None]
             frame: Any = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
@@ -92,8 +95,27 @@ def claps(frames: int, clap_s: Fraction, codec: str = "flac", rate: int = 48000)
     memory.seek(0)
     with av.open(memory, "r") as written:
         (stream,) = detached_streams(written.streams.audio)
-        packets = [detached_packet(packet, stream) for packet in written.demux(audio=0) if packet.size]
+        read = [packet for packet in written.demux(audio=0) if packet.size]
+        priming_s = Fraction(1024, rate) if codec == "aac" else 0
+        shift_s = -begin_of(read[0]) - priming_s
+        packets = [detached_packet(packet, stream, shift_s) for packet in read]
     return pictures, stream, packets
+
+
+def begin_of(packet: Any) -> Fraction:
+    """The time of a packet, in seconds."""
+    return Fraction(packet.pts * fraction(packet.time_base))
+
+
+def loudest(path: Path, begin_s: float, end_s: float) -> float:
+    """Of the sound between two times, 0 to 1."""
+    found = 0.0
+    with av.open(str(path)) as container:
+        sound: Any
+        for sound in container.decode(audio=0):
+            if begin_s <= float(sound.pts * sound.time_base) < end_s:
+                found = max(found, float(np.abs(sound.to_ndarray()).max()))
+    return found
 
 
 def holes(path: Path) -> list[float]:

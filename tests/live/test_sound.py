@@ -8,6 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -19,19 +20,18 @@ from streamer.sinks.codecs import EncoderSettings
 from streamer.sinks.companions import Companions
 from streamer.sinks.outputs import Carrier, Output, output_for
 from streamer.sinks.segments import SegmentedSink
+from streamer.sinks.silence import SilentAac
 from streamer.sinks.sound import Sounds
 from streamer.sinks.stream import StreamSink
 from streamer.sinks.sync import SyncMeter
 from streamer.stage import Media
 from tests.clips import make_frame, times
-from tests.live.clapper import HOLE_S, INTERVAL_S, claps, holes, pairs
+from tests.live.clapper import HOLE_S, INTERVAL_S, begin_of, claps, holes, loudest, pairs
 
 TOLERANCE_S = 0.02
+LATE_S = Fraction(48, 100)
+"""Hardly less than what is waited for."""
 CLAP_S = 38 * INTERVAL_S
-
-
-def begin_of(packet: Any) -> Fraction:
-    return Fraction(packet.pts * packet.time_base)
 
 
 def joined(frames: Sequence[Frame], packets: Sequence[Any], late_s: Fraction = Fraction(0)) -> list[Frame]:
@@ -49,7 +49,8 @@ def sent(
 ) -> SyncMeter:
     """Sends it all into a file; sound is encoded anew unless `sounds` has its codec."""
     meter = SyncMeter()
-    output = Output(str(path), "matroska", Carrier.FILES, sounds=sounds)
+    muxer = "mpegts" if path.suffix == ".ts" else "matroska"
+    output = Output(str(path), muxer, Carrier.FILES, sounds=sounds)
     sink = StreamSink("test", output, EncoderSettings(), Notes("test"), meter)
     sink.open(frames[0].format, Media(companions=(stream,), live=live))
     for frame in frames:
@@ -58,8 +59,16 @@ def sent(
     return meter
 
 
-@pytest.mark.parametrize("late_s", [Fraction(0), Fraction(48, 100)])
-@pytest.mark.parametrize(("codec", "rate"), [("flac", 48000), ("pcm_mulaw", 8000)])
+@pytest.mark.parametrize(
+    ("codec", "rate", "late_s"),
+    [
+        ("flac", 48000, LATE_S),
+        ("pcm_mulaw", 8000, Fraction(0)),
+        pytest.param("flac", 48000, Fraction(0), marks=pytest.mark.slow),
+        pytest.param("flac", 44100, LATE_S, marks=pytest.mark.slow),
+        pytest.param("pcm_mulaw", 8000, LATE_S, marks=pytest.mark.slow),
+    ],
+)
 def test_outages_become_silence_and_nothing_moves(tmp_path: Path, codec: str, rate: int, late_s: Fraction) -> None:
     """Sound that begins 0.6 s after the pictures, is away for 2 s, and comes up to half a second after its picture."""
     frames, stream, packets = claps(225, CLAP_S, codec, rate)
@@ -71,6 +80,73 @@ def test_outages_become_silence_and_nothing_moves(tmp_path: Path, codec: str, ra
     assert max(map(abs, found)) <= TOLERANCE_S
     assert meter.av_sync is not None
     assert abs(meter.av_sync.worst_ms) <= 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "layout", "muxer", "late_s"),
+    [
+        (48000, "mono", "nut", LATE_S),
+        (48000, "stereo", "mpegts", Fraction(0)),
+        pytest.param(44100, "stereo", "nut", Fraction(0), marks=pytest.mark.slow),
+        pytest.param(16000, "mono", "nut", LATE_S, marks=pytest.mark.slow),
+        pytest.param(48000, "stereo", "mpegts", LATE_S, marks=pytest.mark.slow),
+    ],
+)
+def test_outages_of_copied_aac_become_silence(
+    tmp_path: Path, rate: int, layout: str, muxer: str, late_s: Fraction
+) -> None:
+    """As in RTMP, with one description, and as in transport streams, with a header on each packet."""
+    frames, stream, packets = claps(225, CLAP_S, "aac", rate, layout, muxer)
+    assert bool(stream.codec_context.extradata) == (muxer == "nut")
+    heard = [packet for packet in packets if begin_of(packet) >= 0.6 and not 3.1 <= begin_of(packet) < 5.1]
+    out = tmp_path / ("out.ts" if muxer == "mpegts" else "out.mkv")
+    meter = sent(out, joined(frames, heard, late_s), stream, sounds=None)
+    assert max(holes(out)[1:]) < HOLE_S
+    found = pairs(out)
+    assert len(found) == 5
+    assert max(map(abs, found)) <= TOLERANCE_S
+    assert loudest(out, 3.2, 5.0) < 0.001 < loudest(out, 5.1, 5.5)
+    assert meter.av_sync is not None
+    assert abs(meter.av_sync.worst_ms) <= 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"name": "mp3"},
+        {"layout": av.AudioLayout("5.1")},
+        {"sample_rate": 12345},
+        {"extradata": bytes.fromhex("119056e580")},  # with spectral band replication
+        {"extradata": bytes.fromhex("2b118800")},  # with it, said in another way
+        {"extradata": bytes.fromhex("1190")},  # of two channels
+        {"extradata": bytes.fromhex("118c")},  # of 960 samples
+    ],
+)
+def test_what_isnt_certain_to_be_the_same_gets_no_silence(given: dict[str, Any]) -> None:
+    sure = {"name": "aac", "layout": av.AudioLayout("mono"), "sample_rate": 48000, "extradata": bytes.fromhex("1188")}
+    assert SilentAac.like(SimpleNamespace(codec_context=SimpleNamespace(**sure))) is not None
+    assert SilentAac.like(SimpleNamespace(codec_context=SimpleNamespace(**{**sure, **given}))) is None
+
+
+def test_a_header_of_another_rate_gets_no_silence() -> None:
+    """Of a stream whose real rate is twice what its headers say, because of spectral band replication."""
+    _, stream, packets = claps(5, CLAP_S, "aac", 48000, "mono", "mpegts")
+    _, _, others = claps(5, CLAP_S, "aac", 24000, "mono", "mpegts")
+    silent = SilentAac.like(stream)
+    assert silent is not None
+    assert not silent.is_ready
+    silent.learn(others[0])
+    assert not silent.is_ready
+    silent.learn(packets[0])
+    assert silent.is_ready
+
+
+@pytest.mark.parametrize("codec", ["mp2", "ac3"])
+def test_other_copied_sound_keeps_its_holes(tmp_path: Path, codec: str) -> None:
+    frames, stream, packets = claps(150, CLAP_S, codec)
+    heard = [packet for packet in packets if not 2.0 <= begin_of(packet) < 4.0]
+    sent(tmp_path / "out.mkv", joined(frames, heard), stream, sounds=None)
+    assert max(holes(tmp_path / "out.mkv")) == pytest.approx(2, abs=0.05)
 
 
 @pytest.mark.parametrize("sounds", [None, frozenset()], ids=["copied", "encoded"])

@@ -37,10 +37,11 @@ def test_a_flash_and_its_beep_stay_together(model: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_outage_is_silent_and_sound_is_in_sync_behind_it(tmp_path: Path) -> None:
-    """Opus, which HLS doesn't take, so that it is encoded anew; its sender is away for two seconds."""
+@pytest.mark.parametrize("codec", ["libopus", "aac"])
+def test_an_outage_is_silent_and_sound_is_in_sync_behind_it(codec: str, tmp_path: Path) -> None:
+    """Opus, which HLS doesn't take, is encoded anew, AAC is copied; the sender is away for two seconds."""
     url, folder = f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}", tmp_path / "hls"
-    command = clapper("-c:a", "libopus", "-f", "mpegts", f"{url}?pkt_size=1316")
+    command = clapper("-c:a", codec, "-f", "mpegts", f"{url}?pkt_size=1316")
     with ExitStack() as senders:
         running = [senders.enter_context(process(command))]
 

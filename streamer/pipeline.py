@@ -100,8 +100,9 @@ class Pipeline:
 
     def av_sync(self) -> dict[str, AvSync]:
         """How far sound and pictures are apart in each output that has sound. Any thread, also after the end."""
+        before = self._source.av_sync if isinstance(self._source, Sounding) else None
         found = {sink.name: sink.av_sync for sink in self._sinks if isinstance(sink, Sounding)}
-        return {name: sync for name, sync in found.items() if sync is not None}
+        return {name: sync.behind(before) for name, sync in found.items() if sync is not None}
 
     def start(self) -> Pipeline:
         """Starts all threads and returns at once; errors surface in `wait`."""

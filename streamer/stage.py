@@ -139,11 +139,11 @@ class Queueing(Protocol):
 
 @runtime_checkable
 class Sounding(Protocol):
-    """A sink that may have sound beside its pictures."""
+    """A source or sink that may have sound beside its pictures, and gives both other times than they had."""
 
     @property
     def av_sync(self) -> AvSync | None:
-        """How far they are apart in what it wrote; None as long as it has no sound. Any thread."""
+        """How far that takes them apart; None as long as there is no sound. Any thread."""
 
 
 class Sink(Protocol):

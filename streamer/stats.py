@@ -105,6 +105,14 @@ class AvSync:
     worst_ms: float
     """The `offset_ms` furthest from zero so far."""
 
+    def behind(self, before: AvSync | None) -> AvSync:
+        """Of an output, together with what its source had done before."""
+        if before is None:
+            return self
+        offset_ms = round(self.offset_ms + before.offset_ms, 1)
+        worst_ms = max(offset_ms, self.worst_ms, before.worst_ms, key=abs)
+        return AvSync(offset_ms, self.skew_ms, worst_ms)
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:

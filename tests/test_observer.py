@@ -68,8 +68,16 @@ class Silent(Collector):
     av_sync = None
 
 
+def test_what_the_source_does_to_sound_counts_in_every_output() -> None:
+    source = Old(1)
+    source.av_sync = AvSync(offset_ms=100.0, skew_ms=7.0, worst_ms=-120.0)
+    assert Pipeline(source, [], [Talkie(), Silent()]).av_sync() == {"collector": AvSync(37.5, -500.0, -120.0)}
+
+
 class Old(Numbers):
     """Live frames; those from 5 on were captured long before they come."""
+
+    av_sync: AvSync | None = None
 
     def __init__(self, count: int) -> None:
         super().__init__(count, live=True, block_at=count)

@@ -62,7 +62,7 @@ def make_sink(
 def _queued(url: str, settings: EncoderSettings, *, force: bool, live: bool, is_only: bool) -> Sink:
     from streamer.sinks.queued import QueuedSink
     from streamer.sinks.stream import StreamSink
-    from streamer.sinks.sync import SyncMeter
+    from streamer.sync import SyncMeter
 
     output = output_for(url, settings.codec, force=force)
     name = "standard output" if url == "-" else public_url(url)

@@ -15,7 +15,7 @@ import av.stream
 
 from streamer.clock import fraction, ticks
 from streamer.notes import Notes
-from streamer.sinks.sync import SyncMeter
+from streamer.sync import SyncMeter
 
 _TECHNICAL_TAGS = re.compile(
     r"encoder|duration|(major|minor)_(brand|version)|compatible_brands|_statistics.*|bps.*|number_of_.*|handler_name"

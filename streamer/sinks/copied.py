@@ -11,7 +11,7 @@ import av.error
 from streamer.clock import fraction, ticks
 from streamer.notes import Notes
 from streamer.sinks.silence import LATE, Continuity, SilentAac
-from streamer.sinks.sync import SyncMeter
+from streamer.sync import SyncMeter
 
 
 class CopiedSound:

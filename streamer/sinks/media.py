@@ -25,11 +25,11 @@ from streamer.sinks.codecs import (
 )
 from streamer.sinks.companions import Companions, own_tags
 from streamer.sinks.fitting import Fitter
-from streamer.sinks.sync import SyncMeter
 from streamer.sinks.target import Target
 from streamer.sinks.track import PictureTrack
 from streamer.stage import Media
 from streamer.stats import AvSync
+from streamer.sync import SyncMeter
 
 log = logging.getLogger(__name__)
 

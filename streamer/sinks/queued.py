@@ -16,9 +16,9 @@ from streamer.errors import SinkError
 from streamer.frame import Frame, VideoFormat
 from streamer.notes import Notes
 from streamer.sinks.stream import StreamSink
-from streamer.sinks.sync import SyncMeter
 from streamer.stage import Media
 from streamer.stats import AvSync
+from streamer.sync import SyncMeter
 
 log = logging.getLogger(__name__)
 

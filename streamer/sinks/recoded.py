@@ -13,7 +13,7 @@ import av.error
 from streamer.clock import fraction, ticks
 from streamer.notes import Notes
 from streamer.sinks.silence import LATE, Continuity, silent_frame
-from streamer.sinks.sync import SyncMeter
+from streamer.sync import SyncMeter
 
 _BIT_RATE = 128_000
 _PRIMING_S = Fraction(1, 20)

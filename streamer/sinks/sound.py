@@ -11,8 +11,8 @@ from streamer.notes import Notes
 from streamer.sinks.copied import CopiedSound
 from streamer.sinks.outputs import Output
 from streamer.sinks.recoded import RecodedSound
-from streamer.sinks.sync import SyncMeter
 from streamer.stage import Media
+from streamer.sync import SyncMeter
 
 
 class Sounds:

@@ -20,9 +20,9 @@ from streamer.sinks.fitting import Fitter
 from streamer.sinks.lowlatency import live_encoder
 from streamer.sinks.outputs import Output
 from streamer.sinks.sound import Sounds
-from streamer.sinks.sync import SyncMeter
 from streamer.sinks.track import PictureTrack
 from streamer.stage import Media
+from streamer.sync import SyncMeter
 from streamer.timeline import TIME_BASE
 
 _INTERLEAVE_US = 300_000

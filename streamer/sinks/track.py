@@ -13,7 +13,7 @@ from streamer.convert import set_color
 from streamer.frame import Frame, VideoFormat
 from streamer.sinks.codecs import Encoder, EncoderSettings, qscale_of, set_quantiser
 from streamer.sinks.fitting import Fitter
-from streamer.sinks.sync import SyncMeter
+from streamer.sync import SyncMeter
 
 _LONGEST_DELAY = 1 << 30
 """More than any reordering needs, and still a difference that MP4 can hold, which is 31 bits."""

@@ -23,8 +23,8 @@ from streamer.sinks.segments import SegmentedSink
 from streamer.sinks.silence import SilentAac
 from streamer.sinks.sound import Sounds
 from streamer.sinks.stream import StreamSink
-from streamer.sinks.sync import SyncMeter
 from streamer.stage import Media
+from streamer.sync import SyncMeter
 from tests.clips import make_frame, times
 from tests.live.clapper import HOLE_S, INTERVAL_S, begin_of, claps, holes, loudest, pairs
 

@@ -1,4 +1,4 @@
-"""How far sound and pictures are apart in what an output writes: measured on every packet, as it is muxed."""
+"""How far sound and pictures are apart: measured on every packet, where it gets another time."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ _ENOUGH = 8
 
 
 class SyncMeter:
-    """Compares what sinks muxed with what they were given; see `streamer.stats.AvSync` for what comes of it.
+    """Compares the times that pictures and sound have with those that they had; see `streamer.stats.AvSync`.
 
-    Every packet is reported with the source's time of what it holds, and the time that it was muxed with, both in
-    seconds. Sinks that follow one another, as connections and segments do, may share a meter. One thread reports, any
+    Live sources report the stream's own time of every packet, and the one on their timeline; sinks that, and the one
+    that was muxed; all in seconds. Connections that follow one another may share a meter. One thread reports, any
     thread reads.
     """
 
     def __init__(self) -> None:
-        self._picture_source_s: Fraction | None = None
+        self._picture_s: Fraction | None = None
         self._picture_shift_s = Fraction(0)
         self._offsets: dict[int, deque[Fraction]] = {}
-        self._sound_source_s: dict[int, Fraction] = {}
+        self._sounds_s: dict[int, Fraction] = {}
         self._offset_s = self._worst_s = Fraction(0)
         self._has_offset = False
 
     @property
     def av_sync(self) -> AvSync | None:
         """How it stands now; None before there is enough sound."""
-        sounds, picture_s = list(self._sound_source_s.values()), self._picture_source_s
+        sounds, picture_s = list(self._sounds_s.values()), self._picture_s
         if not self._has_offset or picture_s is None:
             return None
         skew_s = min(sounds) - picture_s
         return AvSync(_ms(self._offset_s), _ms(skew_s), _ms(self._worst_s))
 
-    def picture(self, source_s: Fraction, muxed_s: Fraction) -> None:
-        self._picture_source_s, self._picture_shift_s = source_s, muxed_s - source_s
+    def picture(self, before_s: Fraction, after_s: Fraction) -> None:
+        self._picture_s, self._picture_shift_s = before_s, after_s - before_s
 
-    def sound(self, stream: int, source_s: Fraction, muxed_s: Fraction) -> None:
+    def sound(self, stream: int, before_s: Fraction, after_s: Fraction) -> None:
         """A packet of the stream of this index; says something only after a first picture."""
-        if self._picture_source_s is None:
+        if self._picture_s is None:
             return
-        self._sound_source_s[stream] = source_s
+        self._sounds_s[stream] = before_s
         offsets = self._offsets.setdefault(stream, deque(maxlen=WINDOW))
-        offsets.append(self._picture_shift_s - (muxed_s - source_s))
+        offsets.append(self._picture_shift_s - (after_s - before_s))
         if len(offsets) < _ENOUGH:
             return
         found = [median(each) for each in self._offsets.values() if len(each) >= _ENOUGH]

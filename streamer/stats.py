@@ -92,7 +92,8 @@ class StageStats:
 class AvSync:
     """How far sound and pictures are apart in one output, in milliseconds.
 
-    Positive means that the sound is ahead, as in ITU-R BT.1359. Of several streams of sound, the worst one counts.
+    Positive means that the sound is ahead, as in ITU-R BT.1359. Of several streams of sound, the worst one counts. What
+    the source says wrongly of itself doesn't show, such as RTSP's times before its sender's first report.
     """
 
     offset_ms: float

@@ -25,9 +25,9 @@ class SyncMeter:
     def __init__(self) -> None:
         self._picture_s: Fraction | None = None
         self._picture_shift_s = Fraction(0)
-        self._offsets: dict[int, deque[Fraction]] = {}
+        self._offsets_s: dict[int, deque[float]] = {}
         self._sounds_s: dict[int, Fraction] = {}
-        self._offset_s = self._worst_s = Fraction(0)
+        self._offset_s = self._worst_s = 0.0
         self._has_offset = False
 
     @property
@@ -37,7 +37,7 @@ class SyncMeter:
         if not self._has_offset or picture_s is None:
             return None
         skew_s = min(sounds) - picture_s
-        return AvSync(_ms(self._offset_s), _ms(skew_s), _ms(self._worst_s))
+        return AvSync(_ms(self._offset_s), _ms(float(skew_s)), _ms(self._worst_s))
 
     def picture(self, before_s: Fraction, after_s: Fraction) -> None:
         self._picture_s, self._picture_shift_s = before_s, after_s - before_s
@@ -47,15 +47,15 @@ class SyncMeter:
         if self._picture_s is None:
             return
         self._sounds_s[stream] = before_s
-        offsets = self._offsets.setdefault(stream, deque(maxlen=WINDOW))
-        offsets.append(self._picture_shift_s - (after_s - before_s))
+        offsets = self._offsets_s.setdefault(stream, deque(maxlen=WINDOW))
+        offsets.append(float(self._picture_shift_s - (after_s - before_s)))
         if len(offsets) < _ENOUGH:
             return
-        found = [median(each) for each in self._offsets.values() if len(each) >= _ENOUGH]
+        found = [median(each) for each in self._offsets_s.values() if len(each) >= _ENOUGH]
         self._offset_s = max(found, key=abs)
         self._worst_s = max(self._worst_s, self._offset_s, key=abs)
         self._has_offset = True
 
 
-def _ms(seconds: Fraction) -> float:
-    return round(float(1000 * seconds), 1) + 0.0  # no -0.0
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 1) + 0.0  # no -0.0

@@ -57,7 +57,8 @@ class SegmentedSink:
     @property
     def av_sync(self) -> AvSync | None:
         """Of the segment that is being written; the worst of all."""
-        before, found = self._synced, self._current.av_sync if self._current is not None else None
+        before, current = self._synced, self._current
+        found = current.av_sync if current is not None else None
         if before is None or found is None:
             return found or before
         return replace(found, worst_ms=max(before.worst_ms, found.worst_ms, key=abs))

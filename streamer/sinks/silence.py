@@ -28,8 +28,8 @@ _STEADY = 3
 _NO_EXTENSION = (b"", b"\x56\xe5\x00")
 """What may follow the two bytes that describe AAC-LC: nothing, or that there is no spectral band replication."""
 _ADTS_BYTES = 7
-_ADTS_SYNC = b"\xff\xf1"
-"""Of a header without a checksum (ISO/IEC 13818-7 and 14496-3); MPEG-2's is fff9."""
+_ADTS_BEGINS = (b"\xff\xf1", b"\xff\xf9")
+"""Headers without a checksum, of MPEG-4 (ISO/IEC 14496-3) and MPEG-2 (ISO/IEC 13818-7)."""
 
 
 class Continuity:
@@ -84,12 +84,12 @@ class SilentAac:
     the stream's own description where it has one, else with the ADTS header of each packet.
     """
 
-    def __init__(self, description: bytes, payload: bytes, rate: int) -> None:
+    def __init__(self, description: bytes, payload: bytes, rate: int, *, has_headers: bool) -> None:
         self.duration_s = Fraction(_AAC_SAMPLES, rate)
         """Of one packet."""
         self._description, self._payload = description, payload
         self._header: bytes | None = None
-        self._has_headers = False
+        self._has_headers = has_headers
 
     @classmethod
     def like(cls, stream: Any) -> SilentAac | None:
@@ -102,9 +102,7 @@ class SilentAac:
         given = bytes(context.extradata or b"")
         if given and (given[:2] != description or given[2:] not in _NO_EXTENSION):
             return None
-        made = cls(description, payload, context.sample_rate)
-        made._has_headers = not given
-        return made
+        return cls(description, payload, context.sample_rate, has_headers=not given)
 
     def learn(self, packet: Any) -> None:
         """A packet of the stream: it may have a header, which says what it is."""
@@ -150,7 +148,7 @@ def silent_frame(format: str, layout: str, rate: int, samples: int) -> Any:
 
 def _describes(head: bytes, description: bytes) -> bool:
     """Whether an ADTS header says of its packet what an AudioSpecificConfig says of a stream."""
-    if len(head) < _ADTS_BYTES or head[:2] not in (_ADTS_SYNC, b"\xff\xf9"):
+    if len(head) < _ADTS_BYTES or head[:2] not in _ADTS_BEGINS:
         return False
     profile, rate, channels = head[2] >> 6, head[2] >> 2 & 15, (head[2] & 1) << 2 | head[3] >> 6
     return (profile + 1) << 11 | rate << 7 | channels << 3 == int.from_bytes(description, "big")

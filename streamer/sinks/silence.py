@@ -15,6 +15,8 @@ HOLE_S = Fraction(1, 20)
 PATIENCE_S = Fraction(1, 2)
 """So far behind its picture sound may come before silence takes its place: RTSP and transport streams interleave so
 loosely. A stream whose sound comes later still gets as much time as it takes, and _MARGIN_S."""
+FIRST_PATIENCE_S = Fraction(1)
+"""The same before the first sound has come: senders put up to 0.7 s of a quiet stream into one RTP packet."""
 _MARGIN_S = Fraction(1, 10)
 _LONGEST_S = 10
 """So far ahead of its picture sound is believed: until there holes are filled."""
@@ -64,8 +66,11 @@ class Continuity:
         """Until when there must be sound or silence by now; with `ends`, because nothing more will come."""
         if not self._live:
             return self.end_s
-        lateness_s = max(self._behind_s, default=Fraction(0)) + _MARGIN_S
-        return self._now_s if ends else self._now_s - max(PATIENCE_S, lateness_s)
+        if ends:
+            return self._now_s
+        if not self._behind_s:
+            return self._now_s - FIRST_PATIENCE_S
+        return self._now_s - max(PATIENCE_S, max(self._behind_s) + _MARGIN_S)
 
     def sound(self, begin_s: Fraction, duration_s: Fraction) -> None:
         """There is sound now."""

@@ -170,6 +170,18 @@ def test_what_is_reported_is_what_is_heard(
     assert meter.av_sync.worst_ms == pytest.approx(meter.av_sync.offset_ms, abs=1)
 
 
+def test_sound_that_comes_later_than_is_waited_for_gets_the_time_it_takes(tmp_path: Path) -> None:
+    """After 0.9 s nothing is lost; after 2 s what had become silence before the first sound came, but nothing later."""
+    frames, stream, packets = claps(225, CLAP_S)
+    for late_s, found in ((Fraction(9, 10), 5), (Fraction(2), 4)):
+        meter = sent(tmp_path / "out.mkv", joined(frames, packets, late_s), stream)
+        assert len(pairs(tmp_path / "out.mkv")) == found
+        assert max(map(abs, pairs(tmp_path / "out.mkv"))) <= TOLERANCE_S
+        assert max(holes(tmp_path / "out.mkv")) < HOLE_S
+        assert meter.av_sync is not None
+        assert abs(meter.av_sync.worst_ms) <= 1
+
+
 @pytest.mark.parametrize("late_s", [Fraction(0), Fraction(2, 5)])
 def test_the_skew_is_how_late_sound_is_sent(tmp_path: Path, late_s: Fraction) -> None:
     frames, stream, packets = claps(50, CLAP_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -15,6 +16,7 @@ from streamer.timeline import LiveTimeline
 from tests.clips import make_frame
 from tests.live.clapper import INTERVAL_S, begin_of, claps
 
+PACKET_S = Fraction(4608, 48000)
 FIRST_S = Fraction(1000)
 """What the stream's clock says of its first picture."""
 
@@ -22,7 +24,9 @@ FIRST_S = Fraction(1000)
 class Arrivals:
     """Puts pictures and their sound into a live source, as its receiver does, at times of the test's."""
 
-    def __init__(self) -> None:
+    def __init__(self, lead_s: Fraction = Fraction(0)) -> None:
+        """`lead_s` is how far ahead of its picture sound comes."""
+        self._lead_s = lead_s
         self.source = LiveSource("udp://127.0.0.1:9")
         self.source._receiver.format = make_frame().format
         self.source._interval, self.source._origin_ns, self.source._number = 3600, 0, -1
@@ -36,7 +40,7 @@ class Arrivals:
         """The next picture of a stream of 25 frames/s, so long after its time, with the sound before it."""
         time_s, number = self._count * INTERVAL_S, self._count
         self._count += 1
-        packets = [packet for packet in self._packets if begin_of(packet) <= FIRST_S + time_s]
+        packets = [packet for packet in self._packets if begin_of(packet) <= FIRST_S + time_s + self._lead_s]
         self._packets = self._packets[len(packets) :]
         arrived_ns = int((time_s + late_s) * 10**9)
         arrival = Arrival(make_frame().planes, FIRST_S + time_s, arrived_ns, number, 0, tuple(packets), None)
@@ -61,18 +65,20 @@ def test_the_sound_of_pictures_that_come_too_late_is_kept() -> None:
     frames += [arrivals.next() for _ in range(20)]
     times = [begin_of(packet) for packet in sound_of(frames)]
     assert len(times) >= 28
-    assert all(abs(begin - number * Fraction(4608, 48000)) < Fraction(1, 1000) for number, begin in enumerate(times))
+    assert all(abs(begin - number * PACKET_S) < Fraction(1, 1000) for number, begin in enumerate(times))
 
 
 def test_what_a_burst_at_the_beginning_brings_is_left_out() -> None:
     """Its pictures are refused, and where they were was only a guess."""
-    arrivals = Arrivals()
-    assert arrivals.next() is not None
+    arrivals = Arrivals(lead_s=Fraction(7, 100))
+    first = arrivals.next()
+    assert first is not None
     burst = [arrivals.next(late_s=-number * INTERVAL_S) for number in range(1, 12)]
     assert burst == [None] * 11
-    frame = arrivals.next(late_s=-11 * INTERVAL_S)
-    assert frame is not None
-    assert all(abs(begin_of(packet) - frame.time) < Fraction(1, 10) for packet in frame.packets)
+    frames = [first, *(arrivals.next(late_s=-11 * INTERVAL_S) for _ in range(20))]
+    times = [begin_of(packet) for packet in sound_of(frames)]
+    assert len(times) >= 8
+    assert all(after - before >= PACKET_S - Fraction(1, 1000) for before, after in itertools.pairwise(times))
 
 
 @pytest.mark.parametrize("shift_s", [Fraction(0), Fraction(7, 100), Fraction(-1, 4)])

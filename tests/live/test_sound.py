@@ -116,7 +116,7 @@ def test_outages_of_copied_aac_become_silence(
         {"name": "mp3"},
         {"layout": av.AudioLayout("5.1")},
         {"sample_rate": 12345},
-        {"extradata": bytes.fromhex("119056e580")},  # with spectral band replication
+        {"extradata": bytes.fromhex("118856e580")},  # with spectral band replication
         {"extradata": bytes.fromhex("2b118800")},  # with it, said in another way
         {"extradata": bytes.fromhex("1190")},  # of two channels
         {"extradata": bytes.fromhex("118c")},  # of 960 samples
@@ -216,7 +216,7 @@ def test_a_file_that_is_played_keeps_the_holes_in_its_sound_silent_but_isnt_hurr
     """Its sound may come long after its pictures, as in files whose streams are loosely interleaved."""
     frames, stream, packets = claps(225, CLAP_S)
     heard = [packet for packet in packets if not 3.1 <= begin_of(packet) < 5.1]
-    meter = sent(tmp_path / "out.mkv", joined(frames, heard, Fraction(1)), stream, live=False)
+    meter = sent(tmp_path / "out.mkv", joined(frames, heard, Fraction(2)), stream, live=False)
     assert max(holes(tmp_path / "out.mkv")) < HOLE_S
     assert len(pairs(tmp_path / "out.mkv")) == 4
     assert meter.av_sync is not None

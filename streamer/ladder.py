@@ -100,7 +100,7 @@ class Ladder:
         self._lighter: list[Network] = []
         self._opener: threading.Thread | None = None
         self._preparing: list[Network] = []
-        self._ready: deque[Network] = deque()
+        self._ready: deque[Network] = deque()  # from the preparing thread to the stage's; no more than there are
         self._last: Frame | None = None
         self._interval = Mean(_RATE_NS)
         self._lost = self._number = self._probed_ns = 0

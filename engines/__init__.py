@@ -13,7 +13,7 @@ from .onnxruntime_tensorrt import OnnxRuntimeTensorRTEngine
 from .opening import open_engine
 from .openvino import OpenVINOEngine
 from .pixels import check_contract, for_bits, scale_of
-from .plans import build_engine, plan_is_ready
+from .plans import build_engine, plan_is_ready, ready_engine
 from .request import EngineRequest
 from .select import (
     EngineChoice,
@@ -60,5 +60,6 @@ __all__ = [
     "for_bits",
     "open_engine",
     "plan_is_ready",
+    "ready_engine",
     "scale_of",
 ]

@@ -70,6 +70,12 @@ class PlanBuild:
         assert self._child is not None
         self._child.wait(timeout_s)
 
+    def kill(self) -> None:
+        """Let a `wait` on another thread return soon. Any thread; `stop` is still to be called."""
+        child = self._child
+        if child is not None:
+            child.kill()
+
     def failure(self) -> str:
         """After the end: why there is no plan, or nothing if all went well."""
         assert self._child is not None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from .base import EngineError
+from collections.abc import Callable
+from typing import Any
+
+from .base import Engine, EngineError
 from .opening import make_engine
 from .request import AUTO, EngineRequest
 from .select import EngineRow, available_engines, choose_engine, entry
@@ -53,6 +56,33 @@ def build_engine(
     settings = BuildSettings(level=level)
     with make_engine(entry(row.name), request, sizes, slots=1, settings=settings, profile=profile, progress=progress):
         return row
+
+
+def ready_engine(
+    request: EngineRequest, *, threads: int | None = None, on_done: Callable[[], None] | None = None
+) -> Engine | None:
+    """An engine that is not open yet, and whose `open` builds nothing; None if its plan would have to be built.
+
+    Any thread may call this, which does all that takes long and needs no GPU, and another one open the engine. That
+    raises EngineError if the plan is gone by then.
+
+    Args:
+        request: which model, for which size, on which engine.
+        threads: CPU threads; by default one for each CPU this process may use.
+        on_done: see `Engine.on_done`.
+
+    Raises:
+        EngineError: as `open_engine`, as far as that shows without opening.
+    """
+    row = entry(choose_engine(request.engine).row.name)
+    settings: dict[str, Any] = {"progress": _refuse} if row.builds_plans else {}
+    made = make_engine(row, request, threads=threads, **settings)
+    made.on_done = on_done
+    return None if isinstance(made, TensorRTEngine) and not made.has_plan() else made
+
+
+def _refuse(phase: str, done: int, steps: int) -> None:
+    raise EngineError("its plan was in the cache and is there no more")
 
 
 def plan_is_ready(request: EngineRequest) -> bool:

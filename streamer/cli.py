@@ -506,12 +506,14 @@ def _report(summary: Summary, as_json: bool, to_stderr: bool) -> None:
         speed = f"{summary.fps:.1f} frames/s, {summary.speed:.2f}x real time"
         typer.echo(f"speed: {speed}, after {summary.start_s:.1f} s to start", err=to_stderr)
     if summary.live:
+        from streamer.observer import offset_note
+
         lost = (
             f"{summary.stats['dropped']} frames dropped, {summary.stand_ins} stood in, {summary.reconnects} reconnects"
         )
         lost += f", {summary.stats['lagged']} late"
         skipped = "".join(f", {number} skipped by {name}" for name, number in summary.skipped.items() if number)
-        typer.echo(f"live: {lost}{skipped}", err=to_stderr)
+        typer.echo(f"live: {lost}{skipped}{offset_note(summary.av_offset_ms)}", err=to_stderr)
         if len(summary.levels) > 1:
             ways = ", ".join(f"{number} with {level}" for level, number in summary.levels.items())
             typer.echo(f"governor: {ways}", err=to_stderr)

@@ -102,6 +102,20 @@ class Governor:
         self._raised_unit_ns: float | None = None
         self._failures: dict[int, _Failure] = {}
 
+    def set_levels(self, levels: Sequence[Level]) -> None:
+        """Another ladder takes the place of this one: it goes on at the first level that is no more work than now."""
+        work, failures = self.levels[self.level].cost, self._failures
+        names = [level.name for level in levels]
+        self._failures = {
+            names.index(self.levels[level].name): failure
+            for level, failure in failures.items()
+            if self.levels[level].name in names
+        }
+        self.levels = tuple(levels)
+        self.level = next(number for number, level in enumerate(levels) if level.cost <= work)
+        self._over_since = self._room_since = None
+        self._missed = Mean()
+
     def frame(self, now_ns: int, missed: int = 0, *, late: bool = False) -> None:
         """One frame left; `missed` frames before it were lost, and it was itself `late` or not."""
         if self._changed_ns is None:

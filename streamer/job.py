@@ -100,6 +100,10 @@ class Summary:
     """Frames that stood in for the input's while it had nothing."""
     skipped: dict[str, int] = field(default_factory=dict)
     """Per live output, the frames that its peer didn't take in time."""
+    av_offset_ms: dict[str, float] = field(default_factory=dict)
+    """Per output with sound, how much that was ahead of its picture, compared with the input, when it was furthest."""
+    av_skew_ms: dict[str, float] = field(default_factory=dict)
+    """Likewise in delivery, as it was in the end: see `streamer.stats.AvSync`."""
     interrupted: bool = False
     notes: tuple[str, ...] = ()
     stats: dict[str, Any] = field(default_factory=dict)
@@ -402,6 +406,7 @@ class _Run:
         stage = next((stage for stage in stages if isinstance(stage, (EnhanceStage, ModelSwitch))), None)
         levels = None if stage is None else stage.mean_levels
         format = self._source.format if self.frames else None
+        synced = pipeline.av_sync()
         return Summary(
             input=public_url(source_name),
             outputs=tuple(public_url(name) for name in names),
@@ -423,6 +428,8 @@ class _Run:
             reconnects=self._source.counts.get("reconnects", 0),
             stand_ins=self._source.counts.get("stand-in frames", 0),
             skipped={sink.name: sink.counts["skipped"] for sink in sinks if "skipped" in sink.counts},
+            av_offset_ms={name: sync.worst_ms for name, sync in synced.items()},
+            av_skew_ms={name: sync.skew_ms for name, sync in synced.items()},
             interrupted=interrupted,
             notes=tuple(notes),
             stats=pipeline.stats.summary(),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import engines
 from onnx_models.cards import CardError, ModelCard, list_cards
+from streamer.channel import Cancelled
 from streamer.frame import Frame, VideoFormat
 from streamer.governor import Governor, Level, Mean
 from streamer.network import Network
@@ -70,8 +71,12 @@ class Ladder:
     """The networks of one stage, from the chosen one down, and what happens to each frame.
 
     Lighter networks are opened on a thread of their own while the stream begins, so that no frame waits for them, and
-    kept open; each takes the memory of one engine. Governing begins when they are there. An engine that must stay on
-    its thread (TensorRT) has no lighter networks below it: its frames are enhanced, every second one is, or none.
+    kept open; each takes the memory of one engine. Governing begins when they are there.
+
+    An engine that must stay on its thread and builds plans (TensorRT) begins without them: its frames are enhanced,
+    every second one is, or none. Lighter networks join between two frames, one at a time: first those whose plan is in
+    the cache, then, if the job can't wait, the others as a child process has built theirs. A frame waits for one to be
+    loaded, never for a plan. Other engines that stay on their thread have none.
 
     The budget is the interval from frame to frame: at first the nominal one, then as measured, since many cameras send
     at another rate than they say. While frames are only interpolated, four times a second the network is tried in all
@@ -94,6 +99,8 @@ class Ladder:
         self._rungs: tuple[Rung, ...] = (Rung(main, 1),)
         self._lighter: list[Network] = []
         self._opener: threading.Thread | None = None
+        self._preparing: list[Network] = []
+        self._ready: deque[Network] = deque()  # from the preparing thread to the stage's; no more than there are
         self._last: Frame | None = None
         self._interval = Mean(_RATE_NS)
         self._lost = self._number = self._probed_ns = 0
@@ -119,15 +126,24 @@ class Ladder:
         """The main network's engine is another one now: all below it is opened anew. Nothing is in flight."""
         self._close_lighter()
         self.governor, self._rungs = None, (Rung(self._main, 1),)
-        cards = lighter_cards(self._main.card) if self._main.engine.can_move else []
-        made = [self._make(card) for card in cards]
-        self._opener = threading.Thread(target=self._open_lighter, args=(made,), name="open networks", daemon=True)
-        self._opener.start()
+        made = [self._make(card) for card in lighter_cards(self._main.card)]
+        if self._main.engine.can_move:
+            self._opener = threading.Thread(target=self._open_lighter, args=(made,), name="open networks", daemon=True)
+            self._opener.start()
+            return
+        self._govern()
+        if self._main.runner.builds_plans and made:
+            self._preparing = made
+            work = tuple(made), self._main.runner.may_build
+            self._opener = threading.Thread(target=self._prepare, args=work, name="prepare networks", daemon=True)
+            self._opener.start()
 
     def choose(self, frame: Frame) -> Network | None:
         """The network for this frame, or None if it is to be interpolated. Also counts what was lost before it."""
-        if self._opener is not None and not self._opener.is_alive():
+        if self.governor is None and self._opener is not None and not self._opener.is_alive():
             self._begin()
+        elif self._ready:
+            self._admit(self._ready.popleft())
         self._follow(frame)
         rung = self._rungs[self.level]
         self.frames[rung.level.name] += 1
@@ -186,10 +202,46 @@ class Ladder:
         self._opener = None
         for network in self._lighter:
             network.runner.engine.adopt()
-        networks = [self._main, *self._lighter]
+        self._govern()
+
+    def _govern(self) -> None:
+        """Makes the rungs of the networks that are open."""
+        networks = [self._main, *sorted(self._lighter, key=lambda network: -network.card.macs_per_px)]
         lightest = networks[-1]
         self._rungs = (*(Rung(network, 1) for network in networks), Rung(lightest, 2), Rung(lightest, 0))
-        self.governor = Governor([rung.level for rung in self._rungs], self._budget_ns)
+        levels = [rung.level for rung in self._rungs]
+        if self.governor is None:
+            self.governor = Governor(levels, self._budget_ns)
+        else:
+            self.governor.set_levels(levels)
+
+    def _admit(self, network: Network) -> None:
+        """Opens a network that was made ready; frames that are under way go on meanwhile."""
+        try:
+            network.open(self._format, self._on_done)
+        except (CardError, engines.EngineError) as error:
+            log.warning("the governor goes without %s: %s", network.card.name, error)
+            return
+        self._lighter.append(network)
+        self._govern()
+        log.info("the governor has %s, too", network.card.name)
+
+    def _prepare(self, networks: Sequence[Network], may_build: bool) -> None:
+        """Makes networks ready for `_admit`: those with a plan first, then those that need one, build after build."""
+        waiting = list(networks)
+        for may_wait in (False, True) if may_build else (False,):
+            for network in tuple(waiting):
+                try:
+                    if not network.make_ready(self._format, self._on_done, may_build=may_wait):
+                        continue
+                    self._ready.append(network)
+                except (CardError, engines.EngineError) as error:
+                    log.warning("the governor goes without %s: %s", network.card.name, error)
+                except Cancelled:
+                    return
+                waiting.remove(network)
+        for network in waiting:
+            log.info("the governor goes without %s, whose plan isn't in the cache", network.card.name)
 
     def _open_lighter(self, networks: list[Network]) -> None:
         for network in networks:
@@ -202,9 +254,14 @@ class Ladder:
 
     def _close_lighter(self) -> None:
         opener, self._opener = self._opener, None
+        preparing, self._preparing = self._preparing, []
+        for network in preparing:
+            network.runner.interrupt()
         if opener is not None:
             opener.join()  # takes a fraction of a second for each
+        self._ready.clear()
         lighter, self._lighter = self._lighter, []
         for network in lighter:
-            network.runner.engine.adopt()
+            if network.engine.can_move:
+                network.engine.adopt()
             network.close()

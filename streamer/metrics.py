@@ -98,7 +98,7 @@ class _Collector:
         yield from families.values()
 
     def _families(self) -> dict[str, Any]:
-        core = self._core
+        core, output = self._core, ("stream", "output")
         made = [
             core.CounterMetricFamily("streamer_frames", "Frames delivered to all outputs", labels=["stream"]),
             core.CounterMetricFamily("streamer_dropped_frames", "Frames lost, by where", labels=["stream", "cause"]),
@@ -107,6 +107,8 @@ class _Collector:
             core.CounterMetricFamily("streamer_events", "Everything else counted", labels=["stream", "event"]),
             core.GaugeMetricFamily("streamer_governor_level", "0 is the chosen model", labels=["stream"]),
             core.GaugeMetricFamily("streamer_queue_frames", "Frames waiting now", labels=["stream", "queue"]),
+            core.GaugeMetricFamily("streamer_av_offset_seconds", "Sound ahead of its picture", labels=output),
+            core.GaugeMetricFamily("streamer_av_skew_seconds", "Likewise, in delivery", labels=output),
             core.InfoMetricFamily("streamer_engine", "What enhances now", labels=["stream"]),
             core.HistogramMetricFamily("streamer_service_seconds", "Work per frame", labels=["stream", "stage"]),
             core.HistogramMetricFamily("streamer_latency_seconds", "From capture to delivery", labels=["stream"]),
@@ -126,6 +128,9 @@ class _Collector:
             families["streamer_events"].add_metric([stream, event], number)
         for queue, depth in reading.queues.items():
             families["streamer_queue_frames"].add_metric([stream, queue], depth)
+        for output, sync in reading.av_sync.items():
+            families["streamer_av_offset_seconds"].add_metric([stream, output], sync.offset_ms / 1000)
+            families["streamer_av_skew_seconds"].add_metric([stream, output], sync.skew_ms / 1000)
         status = {name: str(value) for name, value in reading.status.items() if name != "level"}
         families["streamer_engine"].add_metric([stream], status)
 

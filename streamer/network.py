@@ -53,6 +53,11 @@ class Network:
         """Whether it enlarges chroma too; then a frame is one tile."""
         return self._takes("u")
 
+    def make_ready(self, format: VideoFormat, on_done: Callable[[], None] | None = None, *, may_build: bool) -> bool:
+        """Does beforehand, on any thread, what takes long in `open`; see `Runner.make_ready`. Raises CardError, too."""
+        verify(self.card)
+        return self.runner.make_ready(Fitter(self.card, format, self._max_tile_px), on_done, may_build=may_build)
+
     def open(self, format: VideoFormat, on_done: Callable[[], None] | None = None) -> None:
         """Opens the engine for frames of this format; see `engines.Engine.on_done`. Raises CardError or EngineError."""
         verify(self.card)

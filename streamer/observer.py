@@ -15,6 +15,8 @@ from streamer.stats import Distribution
 log = logging.getLogger(__name__)
 
 EVERY_NS = 1_000_000_000
+NOTABLE_MS = 40
+"""So far sound may be ahead of its picture by EBU R37 (and 60 ms behind it)."""
 
 OnStats = Callable[[dict[str, Any]], None]
 
@@ -33,7 +35,9 @@ class Observer:
                        enhancement), and "sink NAME" for what each live output skipped
         lagged         frames so far that left the enhancement three frame intervals or more after their capture
         events         everything else that is counted: reconnects, stand-in frames, governor steps ...
-        queues         frames that wait now, by channel, and before each live output
+        queues         frames that wait now: received but not yet read, by channel, and before each live output
+        av_offset_ms   by output with sound: how much the sound is ahead of its picture, compared with the source
+        av_skew_ms     likewise, in delivery: see streamer.stats.AvSync
         status         model, engine, precision; with a governor level (0: the chosen model) and doing (what it does)
     """
 
@@ -73,6 +77,8 @@ class Observer:
             "lagged": reading.lagged,
             "events": dict(reading.events),
             "queues": dict(reading.queues),
+            "av_offset_ms": {name: sync.offset_ms for name, sync in reading.av_sync.items()},
+            "av_skew_ms": {name: sync.skew_ms for name, sync in reading.av_sync.items()},
             "status": dict(reading.status),
         }
 
@@ -97,5 +103,14 @@ def line_of(event: dict[str, Any]) -> str:
     level = f", governor level {status['level']}" if status.get("level") else ""
     return (
         f"{event['fps']:.1f} frames/s, latency {latency['p50']:.0f}/{latency['p95']:.0f} ms (p50/p95), {lost} dropped, "
-        f"{event['lagged']} late, {doing}{on}{level}"
+        f"{event['lagged']} late, {doing}{on}{level}{offset_note(event['av_offset_ms'])}"
     )
+
+
+def offset_note(offsets_ms: dict[str, float]) -> str:
+    """The output whose sound is furthest from its pictures, if anybody would notice."""
+    worst = max(offsets_ms, key=lambda name: abs(offsets_ms[name]), default=None)
+    if worst is None or abs(offsets_ms[worst]) < NOTABLE_MS:
+        return ""
+    where = "ahead of" if offsets_ms[worst] > 0 else "behind"
+    return f", sound {abs(offsets_ms[worst]):.0f} ms {where} the picture in {worst}"

@@ -19,8 +19,8 @@ from types import TracebackType
 from streamer.channel import Cancelled, Channel, Ended, Overflow, Woken
 from streamer.frame import Frame
 from streamer.ladder import LATE_INTERVALS, interval_ns
-from streamer.stage import Counting, Interruptible, Prompt, Queueing, Reporting, Sink, Source, Stage
-from streamer.stats import Reading, StageStats, Stats
+from streamer.stage import Counting, Interruptible, Prompt, Queueing, Reporting, Sink, Sounding, Source, Stage
+from streamer.stats import AvSync, Reading, StageStats, Stats
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,9 @@ class Pipeline:
             if "skipped" in sink.counts:
                 dropped[f"sink {sink.name}"] = sink.counts["skipped"]
         queues = {channel.name: channel.depth for channel in self._channels}
-        queues |= {f"to {sink.name}": sink.depth for sink in self._sinks if isinstance(sink, Queueing)}
+        if isinstance(self._source, Queueing) and self._source.depth is not None:
+            queues = {"received": self._source.depth, **queues}
+        queues |= {f"to {sink.name}": sink.depth or 0 for sink in self._sinks if isinstance(sink, Queueing)}
         status: dict[str, str | int] = {}
         for stage in self._stages:
             counts |= stage.counts if isinstance(stage, Counting) else {}
@@ -92,8 +94,15 @@ class Pipeline:
             lagged=self.stats.lagged,
             events=counts,
             queues=queues,
+            av_sync=self.av_sync(),
             status=status,
         )
+
+    def av_sync(self) -> dict[str, AvSync]:
+        """How far sound and pictures are apart in each output that has sound. Any thread, also after the end."""
+        before = self._source.av_sync if isinstance(self._source, Sounding) else None
+        found = {sink.name: sink.av_sync for sink in self._sinks if isinstance(sink, Sounding)}
+        return {name: sync.behind(before) for name, sync in found.items() if sync is not None}
 
     def start(self) -> Pipeline:
         """Starts all threads and returns at once; errors surface in `wait`."""

@@ -64,6 +64,8 @@ class Runner:
         self._distrusted = ""
         self._build: engines.PlanBuild | None = None
         self._building: Fitting | None = None
+        self._awaited: engines.PlanBuild | None = None
+        self._made: engines.Engine | None = None
         self._interrupted = threading.Event()
 
     @property
@@ -77,6 +79,36 @@ class Runner:
         """How frames are cut for that one."""
         assert self._way is not None
         return self._way.plan
+
+    @property
+    def may_build(self) -> bool:
+        """Whether plans of other networks may be built beside this one: it builds plans, and has its own."""
+        return self._at_once and self._build is None and self.builds_plans
+
+    @property
+    def builds_plans(self) -> bool:
+        """Whether the engine that takes frames now is of a kind that builds plans."""
+        return self._way is not None and self._way.option.builds_plans
+
+    def make_ready(self, fitter: Fitter, on_done: Callable[[], None] | None = None, *, may_build: bool) -> bool:
+        """Does what takes long, on any thread, so that `open` for the same needs only to load it; whether that is done.
+
+        It isn't if a plan is missing and may not be built. If it may, a child process does that, which is waited for.
+
+        Raises:
+            EngineError: there can be no such engine, or no plan.
+            Cancelled: `interrupt` was called.
+        """
+        option = engines.engine_options(self._asked, self._precision)[0]
+        self._wants_gpu = option.on_gpu
+        request = self._request_for(fitter.fit(option))
+        self._made = engines.ready_engine(request, threads=self._threads, on_done=on_done)
+        if self._made is None and may_build:
+            reason = self._await_plan(request)
+            self._made = engines.ready_engine(request, threads=self._threads, on_done=on_done)
+            if self._made is None:
+                raise engines.EngineError(reason or "its plan was built, but could not be kept in the cache")
+        return self._made is not None
 
     def open(self, fitter: Fitter, on_done: Callable[[], None] | None = None) -> None:
         """Opens an engine for the frames of `fitter`.
@@ -101,8 +133,11 @@ class Runner:
             raise
 
     def interrupt(self) -> None:
-        """Lets an engine that is being opened give up, if it has to build a plan for that. Any thread."""
+        """Lets an engine that is being opened, or made ready, give up, if it has to build a plan. Any thread."""
         self._interrupted.set()
+        awaited = self._awaited
+        if awaited is not None:
+            awaited.kill()
 
     def distrust(self, reason: str) -> None:
         """The engine that runs now gives bad pictures: the next `prepare` opens another one, if there is any left."""
@@ -164,7 +199,13 @@ class Runner:
         assert self._way is not None
         option = self._way.option
         device = self._request_for(self._way).device
-        return Runner(engine=option.name, device=device, precision=option.precision, threads=self._threads)
+        return Runner(
+            engine=option.name,
+            device=device,
+            precision=option.precision,
+            threads=self._threads,
+            at_once=self._at_once,
+        )
 
     def _take(self, engine: engines.Engine, way: Fitting) -> None:
         self._engine, self._way = engine, way
@@ -229,6 +270,14 @@ class Runner:
         return smaller
 
     def _open(self, way: Fitting) -> engines.Engine:
+        made, self._made = self._made, None
+        if made is not None:
+            try:
+                made.open()
+            except engines.OutOfMemoryError as error:  # smaller tiles would need another plan
+                raise engines.EngineError(str(error)) from None
+            return made
+
         def progress(phase: str, done: int, steps: int) -> None:
             if self._interrupted.is_set():
                 raise KeyboardInterrupt
@@ -274,6 +323,22 @@ class Runner:
         build.start()
         self._build, self._building = build, way
         log.info("%s needs a plan, which is built in the background; another engine serves meanwhile", way)
+
+    def _await_plan(self, request: engines.EngineRequest) -> str:
+        """Has a plan built; why that failed, if it did."""
+        build = engines.PlanBuild(request)
+        try:
+            build.start()
+            self._awaited = build
+            if self._interrupted.is_set():  # before the child was there to be killed
+                build.kill()
+            build.wait()
+            if self._interrupted.is_set():
+                raise Cancelled
+            return build.failure()
+        finally:
+            self._awaited = None
+            build.stop()
 
     def _open_built(self) -> None:
         assert self._build is not None

@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any, Protocol, runtime_checkable
 
 from streamer.frame import Frame, VideoFormat
+from streamer.stats import AvSync
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Media:
     `companions` are the PyAV streams whose packets ride on the frames (`Frame.packets`) and are copied bit for bit;
     `metadata` and `chapters` are the container's, `video_metadata` and `video_disposition` the picture stream's.
     `display_matrix` is FFmpeg's 3x3 display transform (16.16 fixed point), `start` the first picture's time in seconds.
+    `live` says that all of it comes as it happens: what isn't there soon after its time never will be.
     """
 
     companions: tuple[Any, ...] = ()
@@ -30,6 +32,7 @@ class Media:
     video_disposition: int = 0
     display_matrix: tuple[int, ...] | None = None
     start: Fraction = Fraction(0)
+    live: bool = False
 
 
 class Source(Protocol):
@@ -127,11 +130,20 @@ class Reporting(Protocol):
 
 @runtime_checkable
 class Queueing(Protocol):
-    """A sink with a queue of its own."""
+    """A source or sink with a queue of its own."""
 
     @property
-    def depth(self) -> int:
-        """Frames that wait in it now. Any thread."""
+    def depth(self) -> int | None:
+        """Frames that wait in it now; None for a wrapper around one that has no queue. Any thread."""
+
+
+@runtime_checkable
+class Sounding(Protocol):
+    """A source or sink that may have sound beside its pictures, and gives both other times than they had."""
+
+    @property
+    def av_sync(self) -> AvSync | None:
+        """How far that takes them apart; None as long as there is no sound. Any thread."""
 
 
 class Sink(Protocol):

@@ -89,6 +89,33 @@ class StageStats:
 
 
 @dataclass(frozen=True, slots=True)
+class AvSync:
+    """How far sound and pictures are apart in one output, in milliseconds.
+
+    Positive means that the sound is ahead, as in ITU-R BT.1359. Of several streams of sound, the worst one counts. What
+    the source says wrongly of itself doesn't show, such as RTSP's times before its sender's first report.
+    """
+
+    offset_ms: float
+    """In presentation: how much earlier than its picture sound is played, compared with the source. It is the
+    difference between what the output's time stamps add to the source's times, for pictures and for sound; the median
+    of the last packets."""
+    skew_ms: float
+    """In delivery: the source's time of the last sound that was sent, minus that of the last picture. A player has to
+    hold pictures back for so long, if it is negative."""
+    worst_ms: float
+    """The `offset_ms` furthest from zero so far."""
+
+    def behind(self, before: AvSync | None) -> AvSync:
+        """Of an output, together with what its source had done before."""
+        if before is None:
+            return self
+        offset_ms = round(self.offset_ms + before.offset_ms, 1)
+        worst_ms = max(offset_ms, self.worst_ms, before.worst_ms, key=abs)
+        return AvSync(offset_ms, self.skew_ms, worst_ms)
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What a running pipeline has done so far, and how it stands now: plain values, taken at one moment."""
 
@@ -101,7 +128,9 @@ class Reading:
     events: Mapping[str, int]
     """What the source and stages count by name, such as "reconnects"."""
     queues: Mapping[str, int]
-    """Frames that wait in each channel now, and before each live output."""
+    """Frames that wait now: received but not yet read, in each channel, and before each live output."""
+    av_sync: Mapping[str, AvSync]
+    """Of each output that has sound."""
     status: Mapping[str, str | int]
     """Of the enhancement: model, engine, precision, and the governor's level and what that does; empty without."""
 

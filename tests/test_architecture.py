@@ -16,7 +16,7 @@ MAX_FUNCTION_LINES = 60
 
 LEVELS = (
     {"errors", "notes", "backoff", "child", "forward", "query"},
-    {"frame", "clock", "channel", "stats", "governor"},
+    {"frame", "clock", "channel", "stats", "sync", "governor"},
     {"pool", "color", "stage", "tiling", "level", "level_weights", "timeline", "detached", "cuts", "motion"},
     {"blend", "convert", "fitting", "gate", "guard", "runner", "network", "ladder"},
     {"sources", "sinks", "enhancer", "switch", "stabiliser"},

@@ -179,3 +179,23 @@ def test_a_level_that_failed_is_left_alone_for_longer_every_time() -> None:
     assert waits[1] > 1.3 * waits[0]
     assert min(waits[2:]) >= RETRY_MAX_NS / S
     assert max(waits) < 1.2 * RETRY_MAX_NS / S
+
+
+@pytest.mark.parametrize(("before", "after"), [("small", "small"), ("half of small", "nano"), ("none", "none")])
+def test_networks_that_join_later_change_nothing_at_once(before: str, after: str) -> None:
+    """It goes on with the most work that is no more than now."""
+    first = (SMALL[0], Level("half of small", 6.3), SMALL[-1])
+    governor = Governor(first, INTERVAL)
+    governor.level = [level.name for level in first].index(before)
+    governor.set_levels(SMALL)
+    assert SMALL[governor.level].name == after
+    assert governor.decide(0) is None
+
+
+def test_a_level_that_failed_is_remembered_when_others_join() -> None:
+    machine = Machine(lambda s, name: 3.0, levels=(SMALL[0], *SMALL[2:])).run(3)
+    assert [(change.before, change.after) for _, change in machine.changes] == [(0, 1)]
+    machine.governor.set_levels(SMALL)
+    assert SMALL[machine.governor.level].name == "half"
+    tried = [level for level, failure in machine.governor._failures.items() if failure.until_ns > 3 * S]
+    assert tried == [0], "the network that was too much"

@@ -302,6 +302,23 @@ def test_a_device_that_is_lost_takes_all_networks_with_it(
     assert stage.counts["engines failed"] == 1, "the main one; lighter networks are opened anew"
 
 
+def test_an_engine_that_stays_on_its_thread_and_builds_no_plans_has_no_lighter_networks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faulty.install(monkeypatch, lambda *_: None)
+    monkeypatch.setattr(faulty.FaultyEngine, "can_move", False)
+    stage = governed(faulty.NAME)
+    stage.open(numbered(0).format)
+    assert stage.ladder is not None
+    assert stage.ladder.governor is not None, "at once"
+    assert [level.name for level in stage.ladder.governor.levels] == [
+        "upscale-x2-small",
+        "upscale-x2-small on every 2nd frame",
+        "interpolation",
+    ]
+    assert len(finished(stage, 3)) == 3
+
+
 def _networks(ladder: Ladder) -> list[Network]:
     return [rung.network for rung in ladder._rungs]
 

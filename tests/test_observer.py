@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -27,7 +28,11 @@ from streamer.observer import Observer, line_of
 from streamer.pipeline import Pipeline
 from streamer.progress import _Bar, _Lines
 from streamer.sinks import make_sink
-from streamer.stats import Distribution
+from streamer.sources.live import LiveSource
+from streamer.sources.pattern import PatternSource
+from streamer.sources.rated import RatedSource
+from streamer.sources.receiver import Arrival
+from streamer.stats import AvSync, Distribution
 from tests.test_pipeline import LIMIT_S, Collector, Delay, Numbers
 
 MS = 1_000_000
@@ -41,8 +46,38 @@ def test_live_outputs_have_their_own_figures() -> None:
     assert (reading.delivered, reading.status) == (0, {})
 
 
+def test_what_waits_in_front_of_the_pipeline_is_shown() -> None:
+    source = LiveSource("udp://127.0.0.1:9")
+    source._inbox.put(Arrival((), None, 0, 0, 0, (), None))
+    for outer in (source, RatedSource(source, Fraction(10))):
+        assert Pipeline(outer, [], []).reading().queues == {"received": 1, "after capture": 0}
+    pattern = RatedSource(PatternSource("test:"), Fraction(10))
+    assert Pipeline(pattern, [], []).reading().queues == {"after capture": 0}
+
+
+class Talkie(Collector):
+    """A sink whose sound is behind its pictures."""
+
+    av_sync = AvSync(offset_ms=-62.5, skew_ms=-500.0, worst_ms=-70.0)
+
+
+class Silent(Collector):
+    """A sink that could have sound, and has none."""
+
+    name = "silent"
+    av_sync = None
+
+
+def test_what_the_source_does_to_sound_counts_in_every_output() -> None:
+    source = Old(1)
+    source.av_sync = AvSync(offset_ms=100.0, skew_ms=7.0, worst_ms=-120.0)
+    assert Pipeline(source, [], [Talkie(), Silent()]).av_sync() == {"collector": AvSync(37.5, -500.0, -120.0)}
+
+
 class Old(Numbers):
     """Live frames; those from 5 on were captured long before they come."""
+
+    av_sync: AvSync | None = None
 
     def __init__(self, count: int) -> None:
         super().__init__(count, live=True, block_at=count)
@@ -59,7 +94,8 @@ class Old(Numbers):
 def running(stages: list[Any], count: int = 8) -> Iterator[Pipeline]:
     """A pipeline that has delivered its frames and waits for more."""
     source = Old(count)
-    pipeline = Pipeline(source, stages, [Collector()], on_frame=lambda frame: source.delivered.release()).start()
+    sinks = [Collector(), Talkie(), Silent()]
+    pipeline = Pipeline(source, stages, sinks, on_frame=lambda frame: source.delivered.release()).start()
     assert source.blocked.wait(LIMIT_S)
     try:
         yield pipeline
@@ -93,6 +129,9 @@ def test_an_event_says_what_happened_since_the_last_one() -> None:
     assert first["status"]["level"] == 0
     assert first["status"]["doing"] == "upscale-x2-nano"
     assert (second["frames"], second["fps"], second["latency_ms"]) == (8, 0.0, {"p50": 0.0, "p95": 0.0})
+    assert first["av_offset_ms"] == {"collector": -62.5}
+    assert first["av_skew_ms"] == {"collector": -500.0}
+    assert line_of(first).endswith(", sound 62 ms behind the picture in collector")
     assert json.loads(json.dumps(first)) == first
     assert line_of(first).startswith("4.0 frames/s, latency ")
     assert f"0 dropped, 3 late, upscale-x2-nano on {stage.engine_name}" in line_of(first)
@@ -183,6 +222,8 @@ def test_metrics_by_a_scrape() -> None:
     assert found['streamer_reconnects_total{stream="cam"}'] == 0
     assert found['streamer_events_total{event="oddities",stream="cam"}'] == 2
     assert found['streamer_governor_level{stream="cam"}'] == 0
+    assert found['streamer_av_offset_seconds{output="collector",stream="cam"}'] == -0.0625
+    assert found['streamer_av_skew_seconds{output="collector",stream="cam"}'] == -0.5
     assert found['streamer_queue_frames{queue="after capture",stream="cam"}'] == 0
     assert found['streamer_service_seconds_bucket{le="+Inf",stage="enhance",stream="cam"}'] >= 8
     assert found['streamer_service_seconds_sum{stage="enhance",stream="cam"}'] > 0
@@ -231,6 +272,7 @@ EVENT: dict[str, Any] = {
     "latency_ms": {"p50": 30.2, "p95": 41.7},
     "dropped": {"capture": 2, "sink udp": 1},
     "lagged": 4,
+    "av_offset_ms": {"out.mkv": 12.5},
     "status": {"model": "big", "doing": "small", "engine": "openvino", "level": 1},
 }
 LINE = "25.0 frames/s, latency 30/42 ms (p50/p95), 3 dropped, 4 late, small on openvino, governor level 1"

@@ -62,14 +62,16 @@ def make_sink(
 def _queued(url: str, settings: EncoderSettings, *, force: bool, live: bool, is_only: bool) -> Sink:
     from streamer.sinks.queued import QueuedSink
     from streamer.sinks.stream import StreamSink
+    from streamer.sync import SyncMeter
 
     output = output_for(url, settings.codec, force=force)
     name = "standard output" if url == "-" else public_url(url)
-    notes = Notes(name)
+    notes, sync = Notes(name), SyncMeter()
     return QueuedSink(
         name,
-        lambda: StreamSink(url, output, settings, notes),
+        lambda: StreamSink(url, output, settings, notes, sync),
         notes,
+        sync,
         blocks=not live,
         reconnects=output.reconnects,
         is_only=is_only,

@@ -13,8 +13,9 @@ import av
 import av.error
 import av.stream
 
-from streamer.clock import ticks
+from streamer.clock import fraction, ticks
 from streamer.notes import Notes
+from streamer.sync import SyncMeter
 
 _TECHNICAL_TAGS = re.compile(
     r"encoder|duration|(major|minor)_(brand|version)|compatible_brands|_statistics.*|bps.*|number_of_.*|handler_name"
@@ -30,11 +31,15 @@ class Companions:
     """The copied streams of one output container, all moved in time by `shift_s` seconds.
 
     Streams that the container can't hold are left out and named in the log. `refused` counts packets that the muxer
-    did not take (damaged, or behind their predecessor in time); one bad packet doesn't end a stream.
+    did not take (damaged, or behind their predecessor in time); one bad packet doesn't end a stream. `sync` hears of
+    the sound.
     """
 
-    def __init__(self, container: Any, streams: Iterable[Any], shift_s: Fraction, notes: Notes) -> None:
+    def __init__(
+        self, container: Any, streams: Iterable[Any], shift_s: Fraction, notes: Notes, sync: SyncMeter
+    ) -> None:
         self.refused = 0
+        self._sync = sync
         self._container = container
         self._shift_s = shift_s
         self._copies = {}
@@ -66,10 +71,17 @@ class Companions:
             packet.stream = copy
             try:
                 self._container.mux(packet)
+                self._measure(before, packet)
             except (av.error.InvalidDataError, av.error.ArgumentError, av.error.PatchWelcomeError):
                 self.refused += 1
             finally:
                 packet.stream, packet.pts, packet.dts, packet.duration, packet.time_base = before
+
+    def _measure(self, before: tuple[Any, ...], packet: Any) -> None:
+        stream, pts, _, _, time_base = before
+        if stream.type == "audio" and pts is not None:
+            source_s, muxed_s = pts * fraction(time_base), packet.pts * fraction(packet.time_base)
+            self._sync.sound(stream.index, source_s, muxed_s)
 
 
 def own_tags(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -28,6 +28,8 @@ from streamer.sinks.fitting import Fitter
 from streamer.sinks.target import Target
 from streamer.sinks.track import PictureTrack
 from streamer.stage import Media
+from streamer.stats import AvSync
+from streamer.sync import SyncMeter
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +57,17 @@ class MediaSink:
     ) -> None:
         self.name = path
         self.notes = Notes(path) if notes is None else notes
+        self._sync = SyncMeter()
         self._begin_s = begin_s
         self.counts: dict[str, int] = {}
         self._target = Target(path, force=force)
         self._settings = settings
         self._container: Any = None
         self._encoder: Encoder | None = None
+
+    @property
+    def av_sync(self) -> AvSync | None:
+        return self._sync.av_sync
 
     # -- opening ---------------------------------------------------------------------------------------------------
 
@@ -73,7 +80,7 @@ class MediaSink:
             self._format, self._media = format, media
             self._shift_s = max(Fraction(0), -media.start) if self._begin_s is None else -self._begin_s
             self._add_picture_stream(self._encoder, suffix)
-            self._companions = Companions(self._container, media.companions, self._shift_s, self.notes)
+            self._companions = Companions(self._container, media.companions, self._shift_s, self.notes, self._sync)
             self._add_tags(media)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error("create", error) from error
@@ -94,7 +101,9 @@ class MediaSink:
         options = encoder_options(encoder, self._settings, self._format)
         if suffix == ".avi":
             options |= AVI_OPTIONS
-        self._track = PictureTrack(self._container, encoder, options, self._fitter, self._format, self._settings)
+        self._track = PictureTrack(
+            self._container, encoder, options, self._fitter, self._format, self._settings, self._sync
+        )
         self._track.shift_s = self._shift_s
         if self._format.mastering and not carries_mastering(encoder.name):
             self.notes.say(f"{encoder.name} can't carry the HDR mastering metadata; it is lost")

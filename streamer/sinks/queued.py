@@ -17,6 +17,8 @@ from streamer.frame import Frame, VideoFormat
 from streamer.notes import Notes
 from streamer.sinks.stream import StreamSink
 from streamer.stage import Media
+from streamer.stats import AvSync
+from streamer.sync import SyncMeter
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ _MAX_PACKETS = 500
 class QueuedSink:
     """Feeds sinks that `make` gives, one after the other, from a bounded queue on a thread of its own.
 
+    `sync` is the meter of them all.
+
     `write` returns at once: when the queue is full its oldest frame is dropped and counted as skipped (with `blocks`,
     `write` waits instead). A sink that fails is aborted, and after a back-off another one is made. The first
     connection may fail three times; then the next `write` raises, and so does `close` if none was ever made. A sink
@@ -51,6 +55,7 @@ class QueuedSink:
         name: str,
         make: Callable[[], StreamSink],
         notes: Notes,
+        sync: SyncMeter,
         *,
         blocks: bool = False,
         reconnects: bool = True,
@@ -58,6 +63,7 @@ class QueuedSink:
     ) -> None:
         self.name = name
         self.notes = notes
+        self._sync = sync
         overflow = Overflow.BLOCK if blocks else Overflow.DROP_OLDEST
         self._queue: Channel[Frame] = Channel(f"to {name}", FIRST_FRAMES, overflow, _inherit_packets)
         self._make = make
@@ -78,6 +84,10 @@ class QueuedSink:
     def depth(self) -> int:
         """Frames that wait now."""
         return self._queue.depth
+
+    @property
+    def av_sync(self) -> AvSync | None:
+        return self._sync.av_sync
 
     @property
     def skipped(self) -> int:

@@ -18,6 +18,7 @@ from streamer.sinks.codecs import EncoderSettings
 from streamer.sinks.media import MediaSink
 from streamer.sinks.target import NUMBER
 from streamer.stage import Media
+from streamer.stats import AvSync
 
 MIN_S, MAX_S = 1, 86400
 _LATE_S = 1
@@ -38,6 +39,7 @@ class SegmentedSink:
         self.notes = Notes(path)
         self.counts: dict[str, int] = {}
         self._settings, self._seconds, self._force = settings, seconds, force
+        self._synced: AvSync | None = None
         if not MIN_S <= seconds <= MAX_S:
             raise UsageError(f"--segment {float(seconds):g} is out of range: {MIN_S} to {MAX_S} seconds")
         self._number = 0
@@ -52,6 +54,15 @@ class SegmentedSink:
         self._finishing: threading.Thread | None = None
         self._failure: BaseException | None = None
 
+    @property
+    def av_sync(self) -> AvSync | None:
+        """Of the segment that is being written; the worst of all."""
+        before, current = self._synced, self._current
+        found = current.av_sync if current is not None else None
+        if before is None or found is None:
+            return found or before
+        return replace(found, worst_ms=max(before.worst_ms, found.worst_ms, key=abs))
+
     def open(self, format: VideoFormat, media: Media) -> None:
         self._format, self._media = format, replace(media, chapters=())
 
@@ -63,6 +74,7 @@ class SegmentedSink:
             self._current = self._begin(frame.time)
         elif frame.time >= self._end_s:
             self._finish_last()
+            self._synced = self.av_sync
             self._last, self._current = self._current, self._begin(frame.time)
         elif frame.time >= self._begin_s + _LATE_S:
             self._finish_last()
@@ -77,6 +89,7 @@ class SegmentedSink:
         self._end_s = Fraction(2**62)
         packets, self._early = self._early, []
         self._distribute(packets)
+        self._synced = self.av_sync
         current, self._current = self._current, None
         try:
             current.close()

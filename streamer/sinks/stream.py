@@ -22,6 +22,7 @@ from streamer.sinks.outputs import Output
 from streamer.sinks.sound import Sounds
 from streamer.sinks.track import PictureTrack
 from streamer.stage import Media
+from streamer.sync import SyncMeter
 from streamer.timeline import TIME_BASE
 
 _INTERLEAVE_US = 300_000
@@ -31,14 +32,16 @@ class StreamSink:
     """Sends frames to one network peer, playlist or pipe until either side ends.
 
     Times begin at zero with the first frame written. `write` and `close` may block for as long as the peer does (see
-    QueuedSink); `kill` ends that from another thread, but for standard output. Packets must be detached.
+    QueuedSink); `kill` ends that from another thread, but for standard output. Packets must be detached. `sync` hears
+    of everything that is sent.
     """
 
-    def __init__(self, url: str, output: Output, settings: EncoderSettings, notes: Notes) -> None:
+    def __init__(self, url: str, output: Output, settings: EncoderSettings, notes: Notes, sync: SyncMeter) -> None:
         self.name = public_url(url)
         self.notes = notes
         self._output = output
         self._settings = settings
+        self._sync = sync
         self._started = False
         self._container: Any = None
         self._pipe: Pipe | None = None
@@ -63,7 +66,7 @@ class StreamSink:
             if not self._started:
                 self._start(frame)
             self._track.write(frame)
-            self._sounds.mux(frame.packets)
+            self._sounds.mux(frame.packets, frame.time)
         except (av.error.FFmpegError, OSError, ValueError, NoFFmpeg) as error:
             raise self._error("write to" if self._started else "connect to", error) from error
 
@@ -113,9 +116,9 @@ class StreamSink:
         if muxer == self._output.muxer:
             options_of_muxer |= self._output.options
         self._container = av.open(self._pipe or self._output.target, "w", format=muxer, options=options_of_muxer)
-        self._track = PictureTrack(self._container, encoder, options, fitter, self._format, settings)
+        self._track = PictureTrack(self._container, encoder, options, fitter, self._format, settings, self._sync)
         self._track.shift_s = -frame.time
-        self._sounds = Sounds(self._container, self._media.companions, self._output, -frame.time, self.notes)
+        self._sounds = Sounds(self._container, self._media, self._output, -frame.time, self.notes, self._sync)
         self._track.start(TIME_BASE)
         self._started = True
 

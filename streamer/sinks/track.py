@@ -13,18 +13,21 @@ from streamer.convert import set_color
 from streamer.frame import Frame, VideoFormat
 from streamer.sinks.codecs import Encoder, EncoderSettings, qscale_of, set_quantiser
 from streamer.sinks.fitting import Fitter
+from streamer.sync import SyncMeter
 
 _LONGEST_DELAY = 1 << 30
 """More than any reordering needs, and still a difference that MP4 can hold, which is 31 bits."""
 _VARIABLE_RATE = 0x400
 """FFmpeg's AVFMT_VARIABLE_FPS."""
+_VARIABLE_INSIDE = {"hls"}
+"""Muxers that don't say so, but write segments in a format that does."""
 
 
 class PictureTrack:
     """Encodes frames into one container, all moved in time by `shift_s` seconds.
 
     Timestamps are kept exactly where the container can hold them, and each picture has its own; `moved_s` is the most
-    that one had to move. PyAV's errors and ValueError pass through.
+    that one had to move. `sync` hears of every packet. PyAV's errors and ValueError pass through.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class PictureTrack:
         fitter: Fitter,
         format: VideoFormat,
         settings: EncoderSettings,
+        sync: SyncMeter,
     ) -> None:
         self.moved_s = Fraction(0)
         self.shift_s = Fraction(0)
@@ -44,7 +48,9 @@ class PictureTrack:
         self._rate = format.rate or Fraction(25)
         self._tick: Fraction | None = None
         self._last_tick: int | None = None
-        self._durations: dict[int, int] = {}
+        self._sync = sync
+        self._encoding: dict[int, tuple[int, Fraction]] = {}
+        """By pts: the duration, and the source's time."""
         stored = fitter.stored
         self.stream = container.add_stream(
             encoder.name,
@@ -61,7 +67,9 @@ class PictureTrack:
 
     def start(self, time_base: Fraction) -> None:
         """Opens the encoder and writes the container's header; frames will count in `time_base` seconds."""
-        coarse = self._encoder.constant_rate or not self._container.format.flags & _VARIABLE_RATE
+        muxer = self._container.format
+        variable = muxer.flags & _VARIABLE_RATE or muxer.name in _VARIABLE_INSIDE
+        coarse = self._encoder.constant_rate or not variable
         self._time_base = 1 / self._rate if coarse else time_base
         self.stream.codec_context.time_base = self._time_base
         self.stream.time_base = self._time_base
@@ -92,14 +100,16 @@ class PictureTrack:
         picture.pts = ticks(tick * self._tick, self._time_base)
         picture.time_base = self._time_base
         picture.duration = max(1, ticks(frame.duration * frame.time_base, self._time_base))
-        self._durations[picture.pts] = picture.duration
+        self._encoding[picture.pts] = picture.duration, frame.time
 
     def _mux(self, packets: Iterable[Any]) -> None:
         for packet in packets:
-            duration = self._durations.pop(packet.pts, None)
-            if duration is not None:
-                packet.duration = duration
+            known = self._encoding.pop(packet.pts, None)
+            if known is not None:
+                packet.duration = known[0]
             self._container.mux(packet)
+            if known is not None:
+                self._sync.picture(known[1], packet.pts * fraction(packet.time_base))
 
 
 def _in_decoding_order(packets: list[Any]) -> list[Any]:

@@ -18,6 +18,8 @@ from streamer.sources.inputs import input_for
 from streamer.sources.receiver import Arrival, Receiver
 from streamer.sources.standin import dimmed, prepare
 from streamer.stage import Media
+from streamer.stats import AvSync
+from streamer.sync import SyncMeter
 from streamer.timeline import TIME_BASE, LiveTimeline
 
 log = logging.getLogger(__name__)
@@ -81,6 +83,9 @@ class LiveSource:
         self._is_gap = self._is_dimmed = False
         self._stand_ins = 0
         self._sounds: dict[int, _Sound] = {}
+        self._sync = SyncMeter()
+        self._kept: tuple[Any, ...] = ()
+        """Sound of pictures that came too late, which goes with the next one."""
         self._pool = PlanePool()
 
     @property
@@ -91,7 +96,7 @@ class LiveSource:
 
     @property
     def media(self) -> Media:
-        return Media(companions=self._receiver.sounds, metadata=self._receiver.metadata)
+        return Media(companions=self._receiver.sounds, metadata=self._receiver.metadata, live=True)
 
     @property
     def frames_total(self) -> int | None:
@@ -112,6 +117,16 @@ class LiveSource:
             "repaired timestamps": self._timeline.repaired,
         }
         return {event: number for event, number in found.items() if number}
+
+    @property
+    def av_sync(self) -> AvSync | None:
+        """What the timeline does to the stream's own times."""
+        return self._sync.av_sync
+
+    @property
+    def depth(self) -> int:
+        """Pictures that were received and wait for `read`."""
+        return self._inbox.depth
 
     def open(self) -> None:
         """Waits for the first picture. Raises SourceError if the first connection can't be made."""
@@ -179,16 +194,25 @@ class LiveSource:
         return max(0.0, float(due * TIME_BASE) - (time.monotonic_ns() - self._origin_ns) / 1e9)
 
     def _placed(self, arrival: Arrival) -> Frame | None:
-        """The frame of an arrived picture; None if its time is filled already."""
+        """The frame of an arrived picture; None if its time is filled already.
+
+        Its sound is kept then, but where the anchor has just moved, in the burst at a connection's beginning.
+        """
         self._heard_ns = arrival.arrived_ns
         reconnected = arrival.connection != self._connection
         if reconnected:
             self._timeline.reconnected()
             self._connection = arrival.connection
-        jumps = self._timeline.jumps
+        jumps, anchor_s = self._timeline.jumps, self._timeline.shifted(Fraction(0))
         pts = self._timeline.place(arrival.stream_s, Fraction(arrival.arrived_ns - self._origin_ns, 10**9))
+        if pts is None and self._timeline.shifted(Fraction(0)) != anchor_s:
+            return None
+        if pts is not None and arrival.stream_s is not None:
+            self._sync.picture(arrival.stream_s, pts * TIME_BASE)
+        self._kept += tuple(packet for packet in arrival.packets if self._moved(packet))
         if pts is None:
             return None
+        packets, self._kept = self._kept[-_MAX_SOUNDS:], ()
         step, self._number = arrival.number - self._number, arrival.number
         discontinuity = reconnected or self._is_dimmed or self._timeline.jumps > jumps
         self._is_gap = self._is_dimmed = False
@@ -201,7 +225,7 @@ class LiveSource:
             index=step - 1 if self._last is None else self._last.index + step,
             captured_ns=arrival.arrived_ns,
             discontinuity=discontinuity,
-            packets=tuple(packet for packet in arrival.packets if self._moved(packet)),
+            packets=packets,
             qp=arrival.qp,
         )
 
@@ -210,13 +234,14 @@ class LiveSource:
         unit = fraction(packet.time_base)
         when = packet.dts if packet.dts is not None else packet.pts
         sound = self._sounds.setdefault(packet.stream_index, _Sound())
+        is_stated = False
         if not packet.duration:
             packet.duration = _frame_ticks(packet, unit)
         if sound.end is not None and when in (None, sound.stated):
             moved = sound.end  # one of several that came in one RTP packet: only the first has its time
         elif when is not None:
             moved = ticks(self._timeline.shifted(when * unit), unit)
-            sound.stated = when
+            sound.stated, is_stated = when, True
         else:
             return False
         sound.end = moved + packet.duration
@@ -225,6 +250,8 @@ class LiveSource:
         sound.last = moved
         packet.pts = moved if when is None or packet.pts is None else packet.pts + moved - when
         packet.dts = moved
+        if when is not None and is_stated:
+            self._sync.sound(packet.stream_index, when * unit, moved * unit)
         return True
 
     def _stand_in(self) -> Frame:

@@ -10,7 +10,8 @@ from typing import Any
 
 from streamer.clock import ticks
 from streamer.frame import Frame, VideoFormat
-from streamer.stage import Media, Source
+from streamer.stage import Media, Queueing, Sounding, Source
+from streamer.stats import AvSync
 
 LEFT_OUT = "frames left out for --fps"
 _EARLY_SLOTS = Fraction(1, 4)
@@ -52,6 +53,14 @@ class RatedSource:
     def counts(self) -> Mapping[str, int]:
         left_out = {LEFT_OUT: self._left_out} if self._left_out else {}
         return {**self._source.counts, **left_out}
+
+    @property
+    def av_sync(self) -> AvSync | None:
+        return self._source.av_sync if isinstance(self._source, Sounding) else None
+
+    @property
+    def depth(self) -> int | None:
+        return self._source.depth if isinstance(self._source, Queueing) else None
 
     @property
     def notes(self) -> Sequence[str]:

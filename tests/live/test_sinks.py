@@ -163,6 +163,7 @@ class TestProtocols:
         clip = Clip(64, 48, frames=50, audio="aac").write(tmp_path / "in.mp4")
         summary = streamer.enhance(clip, f"hls:{tmp_path / 'hls'}", model="none")
         assert summary.notes == ()
+        assert summary.av_offset_ms == {f"hls:{tmp_path / 'hls'}": 0.0}
         (before,), (after,) = (copied_packets(path, "audio") for path in (clip, tmp_path / "hls" / "index.m3u8"))
         adts_bytes = 7
         assert [packet[adts_bytes:] for packet, _ in after] == [packet for packet, _ in before][-len(after) :]
@@ -176,6 +177,9 @@ class TestProtocols:
             assert container.streams.audio[0].codec_context.name == "aac"
             frames = list(container.decode(audio=0))
         assert abs(sum(frame.samples for frame in frames) / 48000 - 2) < 0.1
+
+        assert summary.av_offset_ms == {f"hls:{tmp_path / 'hls'}": 0.0}
+        assert list(summary.av_skew_ms) == list(summary.av_offset_ms)
 
 
 class TestTrouble:

@@ -4,58 +4,23 @@ from __future__ import annotations
 
 import itertools
 import socket
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import av
-import numpy as np
 import pytest
 
 import streamer
-from tests.live.peers import ffmpeg, free_port, process, to_rtsp
+from tests.live.clapper import HOLE_S, clapper, holes, pairs
+from tests.live.peers import free_port, process, to_rtsp
 from tests.live.relay import RtspRelay
 
 TOLERANCE_S = 0.02
 SECONDS = 8
 AAC_FRAME_S = Fraction(1024, 48000)
-
-
-def clapper(*output: str) -> list[str]:
-    """The command of an FFmpeg that sends a white flash and a beep, both of 80 ms, every three seconds."""
-    flash = "color=c=black:s=160x96:r=25,drawbox=color=white:t=fill:enable='lt(mod(t,3),0.08)'"
-    beep = "aevalsrc='sin(2*PI*1000*t)*lt(mod(t,3),0.08)':s=48000"
-    inputs = [word for made in (flash, beep) for word in ("-re", "-f", "lavfi", "-i", made)]
-    picture = ("-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "12", "-pix_fmt", "yuv420p")
-    return [ffmpeg(), "-nostdin", "-v", "error", *inputs, *picture, "-c:a", "aac", *output]
-
-
-def flashes(path: Path) -> list[float]:
-    """When the picture turns white, in seconds."""
-    found, before = [], 255.0
-    with av.open(str(path)) as container:
-        frame: Any
-        for frame in container.decode(video=0):
-            light = float(frame.to_ndarray(format="gray").mean())
-            if light > 128 > before:
-                found.append(float(frame.pts * frame.time_base))
-            before = light
-    return found
-
-
-def beeps(path: Path) -> list[float]:
-    """When sound begins after a second of silence, in seconds."""
-    found, heard = [], float("-inf")
-    with av.open(str(path)) as container:
-        sound: Any
-        for sound in container.decode(audio=0):
-            begins = float(sound.pts * sound.time_base)
-            loud = begins + np.flatnonzero(np.abs(sound.to_ndarray()).max(axis=0) > 0.2) / sound.sample_rate
-            if len(loud) and loud[0] - heard > 1:
-                found.append(float(loud[0]))
-            heard = float(loud[-1]) if len(loud) else heard
-    return found
 
 
 @pytest.mark.slow
@@ -64,11 +29,38 @@ def test_a_flash_and_its_beep_stay_together(model: str, tmp_path: Path) -> None:
     """In MPEG-TS, which has one clock for both. RTSP has none before its sender's reports."""
     url, out = f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}", tmp_path / "out.mkv"
     with process(clapper("-f", "mpegts", f"{url}?pkt_size=1316")):
-        streamer.enhance(url, out, model=model, duration=SECONDS, preset="ultrafast")
-    seen, heard = flashes(out), beeps(out)
-    pairs = [beep - flash for flash in seen for beep in heard if abs(beep - flash) < 1]
-    assert len(pairs) >= 2, (seen, heard)
-    assert abs(median(pairs)) <= TOLERANCE_S
+        summary = streamer.enhance(url, out, model=model, duration=SECONDS, preset="ultrafast")
+    found = pairs(out)
+    assert len(found) >= 2
+    assert abs(median(found)) <= TOLERANCE_S
+    assert summary.av_offset_ms[str(out)] == pytest.approx(-1000 * median(found), abs=1000 * TOLERANCE_S)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["libopus", "aac"])
+def test_an_outage_is_silent_and_sound_is_in_sync_behind_it(codec: str, tmp_path: Path) -> None:
+    """Opus, which HLS doesn't take, is encoded anew, AAC is copied; the sender is away for two seconds."""
+    url, folder = f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}", tmp_path / "hls"
+    command = clapper("-c:a", codec, "-f", "mpegts", f"{url}?pkt_size=1316")
+    with ExitStack() as senders:
+        running = [senders.enter_context(process(command))]
+
+        def follow(event: dict[str, Any]) -> None:
+            if event["frames"] > 4 * 25:
+                running[0].kill()
+            if event["events"].get("stand-in frames", 0) > 2 * 25 and len(running) == 1:
+                running.append(senders.enter_context(process(command)))
+
+        summary = streamer.enhance(
+            f"{url}?timeout=20000000", f"hls:{folder}", duration=14, model="none", on_stats=follow
+        )
+    index = folder / "index.m3u8"
+    assert summary.stand_ins > 2 * 25
+    assert max(holes(index)[1:]) < HOLE_S, "but what is no longer in the playlist"
+    found = pairs(index)
+    assert len(found) >= 2
+    assert max(map(abs, found)) <= TOLERANCE_S
+    assert abs(summary.av_offset_ms[f"hls:{folder}"]) <= 1000 * TOLERANCE_S
 
 
 @pytest.mark.slow

@@ -94,9 +94,10 @@ class Engine(ABC):
             ticket = engine.submit({"luma": luma, "strength": strength})
             enhanced = engine.collect(ticket)["enhanced"]  # copy it to keep it
 
-    A network may carry something from picture to picture: an input `x` and an output `x_next` of the same type and shape
+    A network may carry something from picture to picture: an input `x` and an output `x_next`, alike in type and shape,
     are a state. It is zero after `open`; every inference then reads what the one submitted before it wrote, in whatever
-    slots they are. Nobody feeds or gets it. An inference that couldn't be submitted leaves it as it was.
+    slots they are. Nobody feeds or gets it. An inference that can't be submitted leaves it as it was; after one that
+    failed, what it is is not said.
 
     All checks are made once, here. A back end overrides `_open`, `_submit`, `_collect` and
     `_close`, may raise anything from them, and need not repeat a check.
@@ -106,6 +107,9 @@ class Engine(ABC):
     """The name of the back end, as in the table of engines."""
     on_gpu: ClassVar[bool] = False
     """Whether it computes on a GPU, whose results nobody but the user can check."""
+    keeps_state: ClassVar[bool] = False
+    """Whether a network's state stays on the device; else it is copied from slot to slot on the host, and inferences
+    don't overlap."""
     tells: ClassVar[bool] = False
     """Whether `on_done` is called, and `ready` is of use."""
     can_move: ClassVar[bool] = False

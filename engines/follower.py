@@ -101,7 +101,7 @@ def follower_shapes(follower: bytes, height: int, width: int) -> dict[str, tuple
 
 
 def _codes(graph: Any, name: str) -> str:
-    """What an output of the network is before its last cast, which goes: TensorRT has uint8 at a network's ends only."""
+    """What an output of the network is before its last cast, which goes: TensorRT has uint8 at its ends only."""
     last = next((node for node in graph.node if name in node.output), None)
     if last is None or last.op_type != "Cast":
         return name

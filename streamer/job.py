@@ -201,6 +201,7 @@ def enhance(
             governed=source.live and governor,
             fps=held_to,
             keeps_source=with_preview or stabiliser is not None,
+            stabiliser=stabiliser,
         )
         stages.append(_switch(card, make, stabiliser) if with_preview else make(card))
     if stabiliser is not None:

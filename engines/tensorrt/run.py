@@ -50,6 +50,7 @@ class TensorRTEngine(Engine):
 
     name = "tensorrt"
     on_gpu = True
+    keeps_state = True
     backend: ClassVar[Backend] = TENSORRT
     slot_type: ClassVar[type[Slot]] = Slot
     stateful_slot_type: ClassVar[type[StatefulSlot]] = StatefulSlot

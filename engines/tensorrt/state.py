@@ -75,9 +75,7 @@ class StatefulSlot(Slot):
     graph's addresses are fixed.
     """
 
-    def __init__(
-        self, gpu: Gpu, context: Any, lanes: Lanes, inputs: Specs, outputs: Specs, state: DeviceState
-    ) -> None:
+    def __init__(self, gpu: Gpu, context: Any, lanes: Lanes, inputs: Specs, outputs: Specs, state: DeviceState) -> None:
         """As `Slot`; `state` is shared by all slots, and not in `inputs` and `outputs`."""
         self._state = state
         self._graphs: list[Graph] = []

@@ -89,9 +89,7 @@ def test_graph_and_cpu_code_agree(kind: type[Any], scale: int, pix_fmt: str) -> 
     sources = popping(textured(HEIGHT, WIDTH), frames=FRAMES, pop_at=9, noise=0.7, moving=True)
     frames = enhanced_frames(sources, scale, pix_fmt)
     changed = np.zeros(frames[0].format.layout.planes, bool)
-    for number, (ours, theirs) in enumerate(
-        zip(stabilised(frames), graph_outputs(kind, scale, frames), strict=True)
-    ):
+    for number, (ours, theirs) in enumerate(zip(stabilised(frames), graph_outputs(kind, scale, frames), strict=True)):
         for plane, (our, their) in enumerate(zip(ours.planes, theirs, strict=True)):
             changed[plane] |= bool((our != frames[number].planes[plane]).any())
             apart = np.abs(our.astype(int) - their)

@@ -95,7 +95,7 @@ def _text(findings: dict[str, Any], seen: list[dict[str, Any]]) -> str:
             "",
             table(head, rows),
             "",
-            f"{findings['fps']:.2f} frames/s; after the first second {findings['dropped']} lost and {findings['late']} late",
+            f"{findings['fps']:.2f} frames/s, {findings['dropped']} lost and {findings['late']} late after a second",
             f"lost before: {findings['dropped_first']}; latency p50/p95/p99: "
             + "/".join(f"{whole[p]:.0f}" for p in ("p50", "p95", "p99"))
             + " ms",

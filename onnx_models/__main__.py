@@ -1,4 +1,4 @@
-"""`python -m onnx_models train | export | evaluate`."""
+"""`python -m onnx_models train | export | evaluate | curves | table`."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--reduce", type=int, default=1, help="reduce the originals first")
     evaluate.add_argument("--threads", type=int, default=1)
     evaluate.add_argument("--json", type=Path, help="write every figure here")
+    curves = commands.add_parser("curves", help="how the shipped models learnt, as a picture, from their cards")
+    curves.add_argument("picture", type=Path, help="an SVG or PNG to write")
     commands.add_parser("table", help="the README's table of models, from their cards")
     return parser
 

@@ -65,6 +65,8 @@ class ModelCard:
     licence: str
     origin: str
     """How it was made, so that it can be made again."""
+    curve: tuple[tuple[int, float], ...]
+    """How it learnt: (steps, PSNR-Y gain in dB over the interpolation or the input, on its validation patches)."""
     sha256: str
     """Of the ONNX file, lower-case hexadecimal."""
     limits: str
@@ -140,7 +142,8 @@ def read_card(path: Path) -> ModelCard:
         raise CardError(f"{where}: metrics must be an array of tables ([[metrics]])")
     measured = tuple(Metric(**_checked(m, Metric, f"{where} [[metrics]] {i + 1}")) for i, m in enumerate(metrics))
     values = _checked(table, ModelCard, where)
-    card = ModelCard(**values | {"metrics": measured, "path": path.with_suffix(".onnx")})
+    curve = _curve(table["curve"], where)
+    card = ModelCard(**values | {"metrics": measured, "curve": curve, "path": path.with_suffix(".onnx")})
     _check_values(card, where)
     return card
 
@@ -159,6 +162,17 @@ def _checked(table: dict[str, Any], cls: type, where: str) -> dict[str, Any]:
         if kind in allowed and (not isinstance(value, allowed[kind]) or isinstance(value, bool) != (kind == "bool")):
             raise CardError(f"{where}: {key} is {value!r}; it must be of type {kind}")
     return table
+
+
+def _curve(given: object, where: str) -> tuple[tuple[int, float], ...]:
+    """Pairs in the order of their steps."""
+    try:
+        points = tuple((int(step), float(gain)) for step, gain in given)  # type: ignore[attr-defined]  # refused below
+    except (TypeError, ValueError) as error:
+        raise CardError(f"{where}: curve is {given!r}; it must be an array of [steps, gain in dB]") from error
+    if [step for step, _ in points] != sorted({step for step, _ in points}):
+        raise CardError(f"{where}: the steps of curve must rise")
+    return points
 
 
 def _check_values(card: ModelCard, where: str) -> None:

@@ -17,6 +17,9 @@ from onnx_models.networks import Network
 if TYPE_CHECKING:
     from pathlib import Path
 
+LOG = "log.jsonl"
+"""Beside a checkpoint: a JSON object a line, of losses and validations."""
+
 
 @dataclass
 class Checkpoint:

@@ -53,6 +53,8 @@ class TrainPlan:
     from 0 over all steps, as a network that has to do no harm before it can help learns to do nothing."""
     texture_weight: float = 0.0
     """Of the difference in local contrast of fine detail, added to the loss, as much as a picture is to be vivid."""
+    flicker_weight: float = 0.0
+    """Of how far the change from frame to frame is from the target's, likewise; needs [pool] successive."""
     judge_weight: float = 0.0
     """Of the judge's displeasure (see `onnx_models.judge`), likewise; 0: no judge."""
     gain_min_db: float = 0.0
@@ -102,8 +104,15 @@ class Config:
     card: CardText = field(default_factory=CardText)
 
     def __post_init__(self) -> None:
-        if (self.train.judge_weight or self.train.texture_weight) and not self.shape.vivid:
-            raise ValueError("judge_weight and texture_weight are for vivid networks: set [shape] vivid = true")
+        plan = self.train
+        if (plan.judge_weight or plan.texture_weight or plan.flicker_weight) and not self.shape.vivid:
+            raise ValueError(
+                "judge_weight, texture_weight and flicker_weight are for vivid networks: set [shape] vivid = true"
+            )
+        if plan.flicker_weight and not self.pool.successive:
+            raise ValueError("flicker_weight needs frames that follow each other: set [pool] successive = true")
+        if self.pool.successive and plan.batch % 2:
+            raise ValueError(f"batch is {plan.batch}; with [pool] successive = true it must be even")
 
     @property
     def recipe(self) -> Recipe:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_models.cards import ZOO, Metric, ModelCard, read_card, verify
-from onnx_models.checkpoint import Checkpoint, load_checkpoint
+from onnx_models.checkpoint import LOG, Checkpoint, load_checkpoint
 from onnx_models.errors import TrainingError
 from onnx_models.evaluate import CLIPS, PHOTOS, Sampling, evaluate
 from onnx_models.graph import build_model, reference_values
@@ -153,8 +153,18 @@ def _toml(card: ModelCard) -> str:
     return "\n".join(lines) + "\n"
 
 
-def make_card(saved: Checkpoint, name: str, content: bytes, folder: Path, metrics: Sequence[Metric]) -> ModelCard:
-    """The card of a checkpoint's network."""
+def read_curve(log: Path) -> tuple[tuple[int, float], ...]:
+    """(steps, gain in dB) of every validation that a training logged; of a resumed one, what it came to last."""
+    if not log.exists():
+        return ()
+    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return tuple(sorted({entry["step"]: float(entry["gain_db"]) for entry in entries if "gain_db" in entry}.items()))
+
+
+def make_card(
+    checkpoint: Path, saved: Checkpoint, name: str, content: bytes, folder: Path, metrics: Sequence[Metric]
+) -> ModelCard:
+    """The card of a checkpoint's network; `content` is the ONNX file's."""
     shape, text = saved.config.shape, saved.config.card
     how = f"{saved.step} steps of {saved.config.train.batch} patches, {saved.minutes:.0f} minutes"
     return ModelCard(
@@ -171,6 +181,7 @@ def make_card(saved: Checkpoint, name: str, content: bytes, folder: Path, metric
         train_data=text.train_data,
         licence=text.licence,
         origin=f"{text.origin} Shape {shape}; {how}.".strip(),
+        curve=read_curve(checkpoint.with_name(LOG)),
         sha256=hashlib.sha256(content).hexdigest(),
         limits=text.limits,
         path=folder / f"{name}.onnx",
@@ -214,7 +225,7 @@ def export(checkpoint: Path, name: str, folder: Path = ZOO, metrics: Sequence[Me
     model = build_model(network, name, [first, *(HEADROOM * peak for peak in inner)] if has_int8 else ())
     check_parity(model, network)
     content = model.SerializeToString()
-    card = make_card(saved, name, content, folder, metrics)
+    card = make_card(checkpoint, saved, name, content, folder, metrics)
     publish(card, content)
     return card
 

@@ -41,6 +41,8 @@ class PoolSize:
     patches_per_sequence: int = 16
     patch_px: int = 96
     """Side of a patch in input pixels."""
+    successive: bool = False
+    """Patches come in twos: one place in two frames that follow each other, for a loss on what flickers."""
     validation_sequences: int = 48
     validation_share: float = 0.05
     """Share of the files that only the validation shard sees (at least one, if there are two)."""
@@ -111,21 +113,23 @@ def _cut(
     how = degrade.draw(recipe.mix, recipe.scale, rng)
     result = degrade.degrade(scenes.draw(rng), how, rng)
     received = result.lumas
-    side, scale = recipe.size.patch_px, recipe.scale
+    side, scale, run = recipe.size.patch_px, recipe.scale, 2 if recipe.size.successive else 1
     if min(received[0].shape) < side:
         raise TrainingError(
             f"a sequence gives inputs of {received[0].shape[1]}x{received[0].shape[0]} px, patches "
             f"need {side}: lower [pool] patch_px or use larger clips"
         )
-    frames_used = min(4, len(received), recipe.size.patches_per_sequence)
-    frames = rng.choice(len(received), frames_used, replace=False)
+    beginnings = len(received) - run + 1
+    frames_used = min(4, beginnings, recipe.size.patches_per_sequence // run)
+    frames = rng.choice(beginnings, frames_used, replace=False)
     lows, highs = [], []
-    for t in frames:
-        count = recipe.size.patches_per_sequence // frames_used
-        for y, x in _positions(received[t], side, count, rng):
-            lows.append(received[t][y : y + side, x : x + side])
+    for begin in frames:
+        count = recipe.size.patches_per_sequence // (frames_used * run)
+        for y, x in _positions(received[begin], side, count, rng):
             top, left = y * scale, x * scale
-            highs.append(result.targets[t][top : top + side * scale, left : left + side * scale])
+            for t in range(begin, begin + run):
+                lows.append(received[t][y : y + side, x : x + side])
+                highs.append(result.targets[t][top : top + side * scale, left : left + side * scale])
     return lows, highs, (result.level, result.noise), how
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from onnx_models.checkpoint import Checkpoint, load_checkpoint
+from onnx_models.checkpoint import LOG, Checkpoint, load_checkpoint
 from onnx_models.config import load_config
 from onnx_models.errors import TrainingError
 from onnx_models.judge import Judge
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from onnx_models.config import Config, TrainPlan
 
 CHECKPOINT = "checkpoint.pt"
-LOG = "log.jsonl"
 SHEET = "samples.png"
 SAMPLES = 6
 SHAVE_PX = 8
@@ -83,26 +82,29 @@ def make_optimisers(network: Network, plan: TrainPlan) -> list[torch.optim.Optim
 def make_batch(patches: Patches, config: Config, step: int, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Random crops, flipped and transposed: float32 `[B,1,c,c]` and `[B,1,s*c,s*c]`, 0..1; levels `[B,2]`.
 
-    Also how vivid each picture is to become, 0..1 `[B]`, with a sixth of them at either end.
+    Also how vivid each picture is to become, 0..1 `[B]`, with a sixth of them at either end. Patches that come in twos
+    stay together, and are told the same.
     """
     plan, scale = config.train, config.shape.scale
     rng = np.random.default_rng([config.seed, step])
-    side = plan.crop_px
+    side, run = plan.crop_px, 2 if config.pool.successive else 1
     lows = np.empty((plan.batch, 1, side, side), np.uint8)
     highs = np.empty((plan.batch, 1, side * scale, side * scale), np.uint8)
     levels = np.empty((plan.batch, LEVELS), np.float32)
-    for b in range(plan.batch):
-        low, high, levels[b] = patches.sample(int(rng.integers(len(patches))))
-        y, x = rng.integers(low.shape[0] - side + 1, size=2)
-        low = low[y : y + side, x : x + side]
-        high = high[y * scale : (y + side) * scale, x * scale : (x + side) * scale]
+    for begin in range(0, plan.batch, run):
+        index = run * int(rng.integers(len(patches) // run))
+        y, x = rng.integers(config.pool.patch_px - side + 1, size=2)
         vertical, horizontal, transpose = rng.integers(2, size=3)
         step_y, step_x = 1 - 2 * int(vertical), 1 - 2 * int(horizontal)
-        low, high = low[::step_y, ::step_x], high[::step_y, ::step_x]
-        lows[b, 0], highs[b, 0] = (low.T, high.T) if transpose else (low, high)
+        for k in range(run):
+            low, high, levels[begin + k] = patches.sample(index + k)
+            low = low[y : y + side, x : x + side][::step_y, ::step_x]
+            high = high[y * scale : (y + side) * scale, x * scale : (x + side) * scale][::step_y, ::step_x]
+            lows[begin + k, 0], highs[begin + k, 0] = (low.T, high.T) if transpose else (low, high)
     low_codes, high_codes = (torch.from_numpy(codes).to(device) for codes in (lows, highs))
-    levels += rng.normal(0, LEVEL_JITTER, levels.shape).astype(np.float32)
-    vividness = rng.uniform(-0.25, 1.25, plan.batch).clip(0, 1).astype(np.float32)
+    count = plan.batch // run
+    levels += rng.normal(0, LEVEL_JITTER, (count, LEVELS)).astype(np.float32).repeat(run, axis=0)
+    vividness = rng.uniform(-0.25, 1.25, count).clip(0, 1).astype(np.float32).repeat(run)
     told, vivid = (torch.from_numpy(values).to(device) for values in (levels.clip(0, 1), vividness))
     return low_codes.float() / 255, high_codes.float() / 255, told, vivid
 
@@ -196,6 +198,12 @@ def texture_loss(out: Tensor, target: Tensor, weights: Tensor) -> Tensor:
         return (functional.avg_pool2d(detail.square(), 7, stride=2) + CONTRAST_MIN**2).sqrt()
 
     return (weights * (contrast(out) - contrast(target)).abs().mean(dim=(1, 2, 3))).mean()
+
+
+def flicker_loss(out: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Mean l1 between the changes from the first to the second frame of each two, counted by their weights `[N]`."""
+    change, wanted = (frames[1::2] - frames[::2] for frames in (out, target))
+    return (weights[::2] * (change - wanted).abs().mean(dim=(1, 2, 3))).mean()
 
 
 @dataclass(frozen=True)
@@ -312,6 +320,8 @@ class Trainer:
             loss = loss + plan.harm_weight * self.step / plan.steps * harm_loss(out, high, interpolated)
         if plan.texture_weight:
             loss = loss + plan.texture_weight * texture_loss(out, high, vividness)
+        if plan.flicker_weight:
+            loss = loss + plan.flicker_weight * flicker_loss(out, high, vividness)
         if self.judge is not None:
             weight = plan.judge_weight * min(1.0, self.step / JUDGE_RAMP_STEPS)
             loss = loss + weight * self.judge.displeasure(out, interpolated, vividness)

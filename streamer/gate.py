@@ -178,23 +178,23 @@ class Gate:
             trusted: whether they were there at all, at that size.
 
         Returns:
-            The flow that was followed, as large as `look.base`; None if it was followed nowhere.
+            The flow that was followed, 0 where none was, at that size; None if it was followed nowhere.
         """
         if self._reference is None:
             return None
         size = look.base.shape
-        flow = resized(flow, size)
         energies = [
-            _blur(_cells(np.square(look.base - reference)), WINDOW)
-            for reference in (self._reference, moved(self._reference, flow))
+            _blur(_cells(_square(cv2.subtract(look.base, reference))), WINDOW)
+            for reference in (self._reference, moved(self._reference, resized(flow, size)))
         ]
         noise = self._variance * (1 + self._gain)
         better = (energies[0] > FOLLOW_ENERGY * noise) & (energies[1] < FOLLOW_BETTER * energies[0])
         if not better.any():
             return None
-        flow *= cv2.resize(better.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)[..., None]
+        share = cv2.resize(better.astype(np.float32), trusted.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        flow = np.asarray(cv2.multiply(flow, cv2.merge([share, share])), np.float32)
         cells = resized(flow, better.shape)
-        self._reference = np.asarray(moved(self._reference, flow), np.float32)
+        self._reference = np.asarray(moved(self._reference, resized(flow, size)), np.float32)
         self._gain, self._pop = (np.asarray(moved(state, cells), np.float32) for state in (self._gain, self._pop))
         seen = cv2.resize(trusted.astype(np.float32), better.shape[::-1], interpolation=cv2.INTER_AREA)
         self._gain[better & (seen < 1)] = 1.0
@@ -282,6 +282,10 @@ def _explained(reference: Map, means: Map, variance: float) -> Map:
     ridge = np.float32(RIDGE) * (xx + yy) + np.float32(RIDGE_NOISE * variance)
     xx, yy = xx + ridge, yy + ridge
     return np.asarray((yy * x * x - 2 * xy * x * y + xx * y * y) / (xx * yy - xy * xy), np.float32)
+
+
+def _square(values: npt.NDArray[Any]) -> Map:
+    return np.asarray(cv2.multiply(values, values), np.float32)
 
 
 def _cells(values: npt.NDArray[Any]) -> Map:

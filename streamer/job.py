@@ -168,11 +168,8 @@ def enhance(
     source_name = os.fsdecode(input)
     _check_names(source_name, names)
     check_strength(strength)
-    with_preview = "preview:" in names
-    stabiliser = _stabiliser(stabilise, stabilise_strength, model, keeps_source=with_preview)
-    settings = EncoderSettings(codec, crf, preset, pix_fmt)
-    if live is None:
-        live = is_live(source_name) or any(is_real_time(name) for name in names)
+    stabiliser = _stabiliser(stabilise, stabilise_strength, model, keeps_source="preview:" in names)
+    live = is_live(source_name) or any(map(is_real_time, names)) if live is None else live
     held_to = _exact("fps", fps)
     source = make_source(
         source_name,
@@ -184,8 +181,8 @@ def enhance(
         rtsp_transport=rtsp_transport,
     )
     card = choose_model(model, scale)
-    fixed_level = check_level("level", None if level == "auto" else level, card)
-    fixed_noise = check_level("noise", None if noise == "auto" else noise, card)
+    given = {"level": level, "noise": noise}
+    fixed = {name: check_level(name, None if value == "auto" else value, card) for name, value in given.items()}
     stages: list[Stage] = []
     if card is not None:
         _log_engine_choice(engine)
@@ -194,18 +191,18 @@ def enhance(
             engine=engine,
             device=device,
             strength=strength,
-            level=fixed_level,
-            noise=fixed_noise,
+            **fixed,
             precision=precision,
             at_once=source.live,
             governed=source.live and governor,
             fps=held_to,
-            keeps_source=with_preview or stabiliser is not None,
+            keeps_source="preview:" in names or stabiliser is not None,
             stabiliser=stabiliser,
         )
-        stages.append(_switch(card, make, stabiliser) if with_preview else make(card))
+        stages.append(_switch(card, make, stabiliser) if "preview:" in names else make(card))
     if stabiliser is not None:
         stages.append(stabiliser)
+    settings = EncoderSettings(codec, crf, preset, pix_fmt)
     sinks = _sinks(names, settings, force=force, live=live, segment_s=_exact("segment", segment))
     run = _Run(source, on_progress)
     # Files first: they are finished before a live output that fails in the end can discard them.

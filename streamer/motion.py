@@ -5,7 +5,6 @@ DIS: Kroeger et al., "Fast optical flow using dense inverse search", ECCV 2016.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -23,6 +22,8 @@ SIDE_MAX = 320
 
 _FEWEST_PX = 16
 """Sides that the flow's patches need."""
+_FAR = 1e6
+"""A flow that returns to nowhere."""
 
 
 class FlowMeter:
@@ -74,27 +75,21 @@ def visible(there: Flow, back: Flow) -> npt.NDArray[np.bool_]:
 
     Ruder et al., "Artistic style transfer for videos", GCPR 2016, equation 4.
     """
-    (x, y), (back_x, back_y) = cv2.split(there), cv2.split(moved(back, there))
-    apart = np.square(x + back_x) + np.square(y + back_y)
-    lengths = np.square(x) + np.square(y) + np.square(back_x) + np.square(back_y)
-    height, width = x.shape
-    columns, rows = cv2.split(_grid(height, width))
-    columns, rows = columns + x, rows + y
-    inside = (rows >= 0) & (rows <= height - 1) & (columns >= 0) & (columns <= width - 1)
-    return np.asarray(inside & (apart <= 0.01 * lengths + 0.5), np.bool_)
+    returning = moved(back, there, outside=_FAR)
+    apart, lengths = _squares(there + returning), _squares(there) + _squares(returning)
+    return np.asarray(apart <= 0.01 * lengths + 0.5, np.bool_)
 
 
-def moved(values: npt.NDArray[Any], flow: Flow) -> npt.NDArray[Any]:
-    """`values` [height, width(, n)] taken from where the flow points."""
-    places = cv2.add(flow, _grid(*flow.shape[:2]))
-    # OpenCV's stub takes no None, which says that `places` has both coordinates.
-    found = cv2.remap(values, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+def moved(values: npt.NDArray[Any], flow: Flow, outside: float | None = None) -> npt.NDArray[Any]:
+    """`values` [height, width(, n)] where the flow points; beyond the edges, those of the edge, or `outside`."""
+    how = cv2.INTER_LINEAR | cv2.WARP_RELATIVE_MAP
+    edge = cv2.BORDER_REPLICATE if outside is None else cv2.BORDER_CONSTANT
+    fill = (outside or 0.0,) * 4
+    # OpenCV's stub takes no None, which says that `flow` has both coordinates.
+    found = cv2.remap(values, flow, None, how, borderMode=edge, borderValue=fill)  # type: ignore[call-overload]
     return np.asarray(found, values.dtype)
 
 
-@lru_cache(maxsize=8)
-def _grid(height: int, width: int) -> Flow:
-    """The place [height, width, 2] of every pixel, x and y."""
-    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
-    grid.flags.writeable = False
-    return grid
+def _squares(flow: Flow) -> Map:
+    x, y = cv2.split(flow)
+    return np.asarray(x * x + y * y, np.float32)

@@ -297,3 +297,15 @@ def test_latency_refuses_an_output_that_it_cant_read() -> None:
     outcome = CliRunner().invoke(app, ["latency", "--output", "hls"])
     assert outcome.exit_code == 2
     assert "rtsp or udp or srt" in outcome.output
+
+
+@pytest.mark.slow
+def test_soak(tmp_path: Path) -> None:
+    path = tmp_path / "soak.json"
+    outcome = CliRunner().invoke(app, ["soak", "--seconds", "4", "--json", str(path)])
+    assert outcome.exit_code == 0, outcome.output
+    found = json.loads(path.read_text())
+    assert 10 < found["fps"] < 40
+    assert len(found["resident_mib"]) == len(found["seconds"]) == 4
+    assert all(mib > 50 for mib in found["resident_mib"])
+    assert found["dropped"] + found["late"] >= 0 <= found["dropped_first"]

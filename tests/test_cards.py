@@ -192,6 +192,8 @@ def test_a_name_is_never_a_path(name: str) -> None:
         ('name = "upscale-x2-nano"', 'name = "other"', "it must be the file's: upscale-x2-nano"),
         ('sha256 = "', 'sha256 = "XYZ', "not 64 lower-case hexadecimal digits"),
         ("scale = 2", "scale = ", "is not TOML"),
+        ("curve = [[2000, ", "curve = [[99000, ", "steps of curve must rise"),
+        ("curve = [[2000, ", 'curve = [["a", ', "must be an array of"),
     ],
 )
 def test_a_wrong_card_is_refused(copy: Path, old: str, new: str, message: str) -> None:

@@ -20,14 +20,24 @@ import torch
 
 from onnx_models import cards
 from onnx_models.__main__ import main
-from onnx_models.checkpoint import load_checkpoint
+from onnx_models.checkpoint import LOG, load_checkpoint
 from onnx_models.config import load_config
 from onnx_models.errors import TrainingError
 from onnx_models.export import export
 from onnx_models.pool import make_pool
 from onnx_models.quality import bicubic, psnr
 from onnx_models.scenes import Scenes, find_files, read_photo
-from onnx_models.train import CHECKPOINT, LOG, LOSS_UNIT, SHEET, Place, Trainer, harm_loss, loss_of
+from onnx_models.train import (
+    CHECKPOINT,
+    LOSS_UNIT,
+    SHEET,
+    Place,
+    Trainer,
+    flicker_loss,
+    harm_loss,
+    loss_of,
+    make_batch,
+)
 from tests.photos import picture
 
 pytestmark = pytest.mark.slow
@@ -137,6 +147,14 @@ def test_losses_by_hand() -> None:
     assert float(harm_loss(target, target, before)) == 0
 
 
+def test_only_what_the_target_does_not_do_flickers() -> None:
+    steady, target = torch.zeros(4, 1, 8, 8), torch.zeros(4, 1, 8, 8)
+    target[3] = 0.3
+    weights = torch.tensor([1.0, 1.0, 0.5, 0.5])
+    assert float(flicker_loss(target + 0.1, target, weights)) == pytest.approx(0, abs=1e-7)
+    assert float(flicker_loss(steady, target, weights)) == pytest.approx(0.5 * 0.3 / 2)
+
+
 def test_a_killed_training_resumes_to_the_same_weights(
     trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +228,20 @@ def test_a_judged_training_resumes_with_its_judge(trained: Path, data: Path, tmp
     assert whole.keys() == again.keys()
 
 
+def test_frames_that_follow_each_other_stay_together(data: Path, tmp_path: Path) -> None:
+    plan = "flicker_weight = 1.0\ngain_min_db = -99.0\nassert_after = 1"
+    shape = "unshuffle = 2\nconditioned = true\nvivid = true"
+    still = "frames = 4\nclip_share = 0.0\nstill_share = 1.0\nzoom_share = 0.0\n[degrade]\nuncompressed_share = 1.0"
+    changes = ("assert_after = 1000", plan), ("unshuffle = 2", shape), ("batch = 2", "batch = 6"), ("frames = 4", still)
+    config = load_config(write_config(tmp_path, *changes, ("patch_px = 32", "patch_px = 32\nsuccessive = true")))
+    trainer = Trainer(config, [data], tmp_path)
+    _, high, levels, vividness = make_batch(trainer.patches, config, 0, "cpu")
+    for of_each in (high, levels, vividness):
+        assert torch.equal(of_each[::2], of_each[1::2]), "a still camera shows the same twice"
+    assert not torch.equal(high[0], high[2])
+    assert load_checkpoint(trainer.run()).step == 12
+
+
 def test_other_scales_train_and_export(trained: Path, data: Path, tmp_path: Path) -> None:
     shape = ("unshuffle = 2", "unshuffle = 1\nscale = 3\nconditioned = true")
     config = write_config(tmp_path, shape, ("crop_px = 24", "crop_px = 12"), ("patch_px = 32", "patch_px = 16"))
@@ -257,6 +289,23 @@ def test_export_writes_a_model_and_its_card(trained: Path, data: Path, tmp_path:
     assert card.train_data == "synthetic"
     names = {metric.name for metric in card.metrics}
     assert {"PSNR-Y", "PSNR-Y gain over lanczos", "SSIM-Y"} <= names
+
+
+def test_a_card_has_the_curve_of_its_training(trained: Path, tmp_path: Path) -> None:
+    logged = [json.loads(line) for line in (trained / LOG).read_text(encoding="utf-8").splitlines()]
+    wanted = [(entry["step"], entry["gain_db"]) for entry in logged if "gain_db" in entry]
+    assert [step for step, _ in wanted] == [4, 8, 12]
+    export(trained / CHECKPOINT, "tiny", tmp_path)
+    assert list(cards.read_card(tmp_path / "tiny.toml").curve) == wanted
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="curves are drawn by the train extra's matplotlib")
+    picture = tmp_path / "curves.svg"
+    assert main(["curves", str(picture)]) == 0
+    drawn = picture.read_text(encoding="utf-8")
+    assert all(name in drawn for name in ("x2-small-clean", "x1-medium"))
+    assert "vivid" not in drawn
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -316,11 +365,19 @@ def test_shipped_configurations_are_complete(path: Path) -> None:
         ("width = 8", "scale = 5", "scale is 5; allowed: 1, 2, 3, 4"),
         ("[card]", '[degrade]\npresets = ["warp"]\n[card]', "presets has unknown warp"),
         ("steps = 12", "steps =", "is not TOML"),
+        ("steps = 12", "texture_weight = 1.0", "are for vivid networks"),
+        ("2\n[train]", "2\nconditioned = true\nvivid = true\n[train]\nflicker_weight = 1.0", "successive = true"),
     ],
 )
 def test_wrong_configurations_are_refused(old: str, new: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=re.escape(message)):
         load_config(write_config(tmp_path, (old, new)))
+
+
+def test_frames_that_follow_each_other_need_an_even_batch(tmp_path: Path) -> None:
+    changes = ("batch = 2", "batch = 3"), ("patch_px = 32", "patch_px = 32\nsuccessive = true")
+    with pytest.raises(TrainingError, match=r"batch is 3; .* it must be even"):
+        load_config(write_config(tmp_path, *changes))
 
 
 def test_a_configuration_says_what_differs_from_its_base(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import av.error
 import av.logging
 
 from streamer.child import WARNING
-from streamer.errors import reason_of
+from streamer.forward import forward, run, say
 
 URL = "STREAMER_LISTEN_URL"
 """The environment variable that says where to listen: rtmp://HOST:PORT/APPLICATION/KEY."""
@@ -49,43 +49,19 @@ def _accepted(url: str) -> Any:
         if not any(sign in message for _, _, message in said for sign in _WRONG):
             return container
         container.close()
-        _say(f"{WARNING}somebody who gave another application or stream key was refused")
+        say(f"{WARNING}somebody who gave another application or stream key was refused")
 
 
-def _forward(container: Any) -> None:
+def _serve() -> None:
     options = {"flush_packets": "1", "max_interleave_delta": "300000"}
-    with open(1, "wb", buffering=0, closefd=False) as pipe:
-        outgoing: Any = av.open(pipe, "w", format="nut", options=options)
-        streams = [stream for stream in container.streams if stream.type in ("video", "audio")]
-        copies = {stream.index: outgoing.add_stream_from_template(stream, opaque=True) for stream in streams}
-        outgoing.start_encoding()
-        for packet in container.demux(*streams):
-            if packet.size:
-                packet.stream = copies[packet.stream_index]
-                outgoing.mux(packet)
-        outgoing.close()
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
-
-
-def main() -> None:
-    status = 0
+    publisher = _accepted(os.environ[URL])
+    streams = [stream for stream in publisher.streams if stream.type in ("video", "audio")]
     try:
-        _forward(_accepted(os.environ[URL]))
-    except av.error.ExitError:
-        _say(f"the publisher was silent for {_SILENCE_S:g} s")
-        status = 1
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        _say(reason_of(error))
-        status = 1
-    except KeyboardInterrupt:
-        status = 130
-    # A pipe that nobody reads any more would be written to again on the way out.
-    os._exit(status)
+        with open(1, "wb", buffering=0, closefd=False) as pipe:
+            forward(publisher, av.open(pipe, "w", format="nut", options=options), streams)
+    except av.error.ExitError as error:
+        raise OSError(f"the publisher was silent for {_SILENCE_S:g} s") from error
 
 
 if __name__ == "__main__":
-    main()
+    run(_serve)

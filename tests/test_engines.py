@@ -26,7 +26,7 @@ from engines import (
     available_engines,
     for_bits,
 )
-from tests.pixel_models import Array, assert_close, expected, picture, stateful_model, tiny_model
+from tests.pixel_models import Array, assert_close, expected, picture, tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -237,56 +237,6 @@ def test_two_engines_side_by_side(kind: str) -> None:
         assert_close(one.collect(tickets[0])["enhanced"], wanted(1))
         with pytest.raises(EngineError, match="not from this opening of this engine"):
             two.collect(one.submit(feeds(3)))
-
-
-# --- state
-
-STATE_SHAPES = SHAPES | {"sum": (1, 1, HEIGHT, WIDTH)}
-
-
-def means(count: int) -> list[Array]:
-    """What the model with a state makes of the first pictures."""
-    pictures = np.cumsum([picture(seed, HEIGHT, WIDTH).astype(np.float32) for seed in range(count)], axis=0)
-    return [np.floor(total / np.float32(number)).astype(np.uint8) for number, total in enumerate(pictures, 1)]
-
-
-def stateful(kind: str) -> Engine:
-    return ENGINES[kind](stateful_model(), STATE_SHAPES, slots=SLOTS, threads=2)
-
-
-def test_a_state_goes_from_inference_to_inference_in_the_order_of_submit(kind: str) -> None:
-    wanted = means(12)
-    with stateful(kind) as engine:
-        flying = [engine.submit(feeds(seed)) for seed in range(SLOTS)]
-        for seed, mean in enumerate(wanted):
-            result = engine.collect(flying.pop(0))
-            assert result.keys() == {"enhanced"}
-            assert np.array_equal(result["enhanced"], mean), seed
-            flying.append(engine.submit(feeds(seed + SLOTS)))
-
-
-def test_a_state_is_hidden_and_begins_as_zero_at_every_opening(kind: str) -> None:
-    engine = stateful(kind)
-    for _ in range(2):
-        with engine:
-            assert [spec.name for spec in engine.inputs] == ["luma", "strength"]
-            assert [spec.name for spec in engine.outputs] == ["enhanced"]
-            assert [(spec.name, spec.shape) for spec in engine.state] == [
-                ("sum", (1, 1, HEIGHT, WIDTH)),
-                ("count", (1,)),
-            ]
-            for seed, mean in enumerate(means(3)):
-                assert np.array_equal(engine.collect(engine.submit(feeds(seed)))["enhanced"], mean)
-        assert engine.state == ()
-
-
-def test_slots_that_come_back_in_another_order_share_the_state(kind: str) -> None:
-    wanted = means(2 * SLOTS)
-    with stateful(kind) as engine:
-        for begin in (0, SLOTS):
-            tickets = [engine.submit(feeds(seed)) for seed in range(begin, begin + SLOTS)]
-            for seed in (begin + 1, begin + 2, begin):
-                assert np.array_equal(engine.collect(tickets[seed - begin])["enhanced"], wanted[seed])
 
 
 # --- misuse

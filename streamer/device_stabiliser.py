@@ -68,7 +68,7 @@ class DeviceStabiliser:
         before, self._engine = self._engine, engine
         if engine is None:
             return known
-        return known | _told() | (controls if engine is before else {})
+        return {**known, **_told(), **(controls if engine is before else {})}
 
 
 def is_stabilised(controls: Mapping[str, Any]) -> bool:

@@ -181,8 +181,8 @@ def enhance(
         rtsp_transport=rtsp_transport,
     )
     card = choose_model(model, scale)
-    given = {"level": level, "noise": noise}
-    fixed = {name: check_level(name, None if value == "auto" else value, card) for name, value in given.items()}
+    fixed_level = check_level("level", None if level == "auto" else level, card)
+    fixed_noise = check_level("noise", None if noise == "auto" else noise, card)
     stages: list[Stage] = []
     if card is not None:
         _log_engine_choice(engine)
@@ -191,7 +191,8 @@ def enhance(
             engine=engine,
             device=device,
             strength=strength,
-            **fixed,
+            level=fixed_level,
+            noise=fixed_noise,
             precision=precision,
             at_once=source.live,
             governed=source.live and governor,
@@ -200,8 +201,7 @@ def enhance(
             stabiliser=stabiliser,
         )
         stages.append(_switch(card, make, stabiliser) if "preview:" in names else make(card))
-    if stabiliser is not None:
-        stages.append(stabiliser)
+    stages += [] if stabiliser is None else [stabiliser]
     settings = EncoderSettings(codec, crf, preset, pix_fmt)
     sinks = _sinks(names, settings, force=force, live=live, segment_s=_exact("segment", segment))
     run = _Run(source, on_progress)

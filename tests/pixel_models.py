@@ -90,7 +90,7 @@ def tiny_model(*, conditioned: bool = False) -> bytes:
 def stateful_model() -> bytes:
     """Strength times the mean of all pictures so far, rounded down: its state is their sum and how many they were."""
     float_, codes = TensorProto.FLOAT, TensorProto.UINT8
-    planes = [1, 1, "height", "width"]
+    planes: list[str | int | None] = [1, 1, "height", "width"]
     info = helper.make_tensor_value_info
     graph = helper.make_graph(
         [

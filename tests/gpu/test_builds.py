@@ -73,10 +73,8 @@ def test_chroma_builds_for_one_size_and_for_a_range(rtx: Any, scale: int, bits: 
 @pytest.mark.parametrize("name", ["upscale-x2-nano", "restore-x1-nano"])
 def test_the_stabiliser_builds_behind_a_network(rtx: Any, name: str, pix_fmt: str) -> None:
     """What jobs give to TensorRT, for one size and for a range."""
-    card, option = (
-        load_card(name),
-        EngineOption("tensorrt-rtx", "f16", on_gpu=True, builds_plans=True, keeps_state=True),
-    )
+    card = load_card(name)
+    option = EngineOption("tensorrt-rtx", "f16", on_gpu=True, builds_plans=True, keeps_state=True)
     sizes = ((320, 180), (640, 360), (1281, 721))
     fitters = [Fitter(card, VideoFormat(*size, pix_fmt), may_stabilise=True) for size in sizes]
     requests = [fitter.fit(option).request for fitter in fitters]

@@ -17,7 +17,7 @@ from onnx_models.cards import ModelCard, load_card
 from streamer import device_stabiliser, fitting
 from streamer.enhancer import EnhanceStage
 from streamer.fitting import Fitter
-from streamer.frame import VideoFormat
+from streamer.frame import Frame, VideoFormat
 from streamer.stabiliser import CUTS, OFF, StabiliseStage
 from tests.clips import make_frame
 from tests.gpu.children import Gate
@@ -26,7 +26,6 @@ from tests.stabilise.scenes import noisy, textured
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from streamer.frame import Frame
     from streamer.network import Network
     from tests.gpu.device import SimulatedGpu
 
@@ -66,12 +65,17 @@ def eventful() -> list[Frame]:
 class Chain:
     """An enhance stage and the stabiliser behind it, as a job has them."""
 
-    def __init__(self, card: ModelCard, engine: str = "tensorrt", mode: str = "adaptive", **options: Any) -> None:
+    def __init__(
+        self, card: ModelCard, engine: str = "tensorrt", mode: str = "adaptive", *, at_once: bool = False
+    ) -> None:
         self.stabiliser = StabiliseStage(mode)
         self.stage = EnhanceStage(
             card,
             engine=engine,
-            **{"precision": "f32", "level": 0.3, "noise": 0.1} | options,
+            precision="auto" if at_once else "f32",
+            level=0.3,
+            noise=0.1,
+            at_once=at_once,
             keeps_source=True,
             stabiliser=self.stabiliser,
         )
@@ -90,7 +94,7 @@ class Chain:
         return results
 
     def _behind(self, frames: Any) -> list[Frame]:
-        found = []
+        found: list[Frame] = []
         for frame in frames:
             if frame.stabilised:
                 self.on_device.append(frame.index)
@@ -228,7 +232,7 @@ class EverySecond:
 def test_frames_of_which_every_second_one_is_interpolated_are_the_stages(
     card: ModelCard, simulated_gpu: SimulatedGpu
 ) -> None:
-    frames, found = scene(), []
+    frames, found = scene(), list[tuple[list[Frame], list[int]]]()
     for engine in ("tensorrt", CPU):
         chain = Chain(card, engine)
         chain.stage.ladder = EverySecond(chain.stage._main)  # type: ignore[assignment]

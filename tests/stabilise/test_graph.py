@@ -128,7 +128,7 @@ def test_strength_nothing_is_exact_and_keeps_learning() -> None:
     one = np.ones(1, np.float32)
     with open_engine(request, slots=1) as engine, open_engine(replace(request, follower=None), slots=1) as plain:
         for number, source in enumerate(sources):
-            feed = {"luma": source[None, None], "strength": one}
+            feed: dict[str, Any] = {"luma": source[None, None], "strength": one}
             told = {PREFIX + name: value for name, value in scalars(number, strength=0.0).items()}
             found = engine.collect(engine.submit(feed | told))["stabilised"]
             np.testing.assert_array_equal(found, plain.collect(plain.submit(feed))["enhanced"])

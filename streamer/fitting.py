@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import engines
@@ -62,6 +62,10 @@ class Fitter:
         if limit is None and not option.on_gpu:
             limit = MAX_TILE_PX
         return self._fitting(option, limit)
+
+    def unstabilised(self, fitting: Fitting) -> Fitting | None:
+        """The same without the stabiliser behind the network; None if there is none."""
+        return None if fitting.request.follower is None else replace(self, may_stabilise=False).fit(fitting.option)
 
     def smaller(self, fitting: Fitting) -> Fitting | None:
         """The same in tiles of about half the size, for an engine that ran out of memory; None below MIN_TILE_PX."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from engines import FOLLOWER_PREFIX, EngineOption, TensorRTEngine
+from engines import FOLLOWER_PREFIX, EngineOption, TensorRTEngine, background
 from engines.chroma import with_chroma
 from engines.follower import with_follower
 from engines.tensorrt import half_precision
@@ -20,6 +21,7 @@ from streamer.fitting import Fitter
 from streamer.frame import Frame, VideoFormat
 from streamer.stabiliser import CUTS, OFF, StabiliseStage
 from tests.clips import make_frame
+from tests.gpu import standin
 from tests.gpu.children import Gate
 from tests.stabilise.scenes import noisy, textured
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from tests.gpu.device import SimulatedGpu
 
 WIDTH, HEIGHT, FRAMES = 64, 48, 12
-ILLEGAL_ADDRESS, INVALID_VALUE = 700, 1
+INVALID_VALUE, ILLEGAL_ADDRESS = 1, 700
 CPU = "onnxruntime"
 TENSORRT = EngineOption("tensorrt", "f32", on_gpu=True, builds_plans=True, keeps_state=True)
 
@@ -317,6 +319,55 @@ def test_an_engine_that_takes_over_begins_anew(card: ModelCard, real_child: None
     assert chain.on_device == [6, 7, 8, 9, 10, 11]
     check(results[:6], on_the_cpu(card, frames)[:6])
     check(results[7:], on_the_cpu(card, [replace(f, discontinuity=f.index == 5) for f in frames])[7:])
+
+
+def test_without_memory_for_the_stabiliser_frames_are_still_whole(
+    card: ModelCard, simulated_gpu: SimulatedGpu, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames, chain = scene(4), Chain(card)
+    simulated_gpu.reset(memory=2 * standin.SCRATCH_BYTES + 10 * WIDTH * HEIGHT)  # an eighth of the state, and a slot
+    results = chain.run(frames)
+    assert (chain.stage.engine_name, chain.on_device) == ("tensorrt", [])
+    assert "it is tried without the stabiliser, which the CPU runs then" in caplog.text
+    assert "tiles" not in caplog.text
+    check(results, on_the_cpu(card, frames))
+
+
+@pytest.mark.slow
+def test_a_tensorrt_that_cannot_build_the_stabiliser_runs_the_network(
+    card: ModelCard, simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = standin.OnnxParser.parse
+
+    def refusing(self: standin.OnnxParser, model: bytes, path: str | None = None) -> bool:
+        return FOLLOWER_PREFIX.encode() not in model and real(self, model, path)
+
+    monkeypatch.setattr(standin.OnnxParser, "parse", refusing)
+    frames, chain = scene(4), Chain(card)
+    results = chain.run(frames)
+    assert (chain.stage.engine_name, chain.on_device) == ("tensorrt", [])
+    assert "TensorRT cannot read it" in caplog.text
+    check(results, on_the_cpu(card, frames))
+
+
+@pytest.mark.slow
+def test_a_child_that_cannot_build_the_stabiliser_builds_the_network(
+    card: ModelCard, simulated_gpu: SimulatedGpu, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, frames = Chain(card, "auto", at_once=True), scene()
+    ends = f"open({str(gate.path)!r}, 'rb', 0).read(1); import sys; sys.exit('it will not')"
+    monkeypatch.setattr(background, "COMMAND", (sys.executable, "-c", ends))
+    built = []
+
+    def build(frame: Frame) -> None:
+        if frame.index in (2, 4):
+            assert chain.stage._runner._building is not None
+            built.append(chain.stage._runner._building.request.follower is not None)
+            gate.end(chain.stage)
+
+    chain.run(frames, build)
+    assert built == [True, False]
+    assert chain.stage.engine_name == "openvino"
 
 
 # --- what it costs

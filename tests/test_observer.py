@@ -41,6 +41,18 @@ def test_live_outputs_have_their_own_figures() -> None:
     assert (reading.delivered, reading.status) == (0, {})
 
 
+class Oddity(Delay):
+    counts = property(lambda self: {"oddities": 3})
+
+
+def test_what_several_count_under_one_name_is_added_up() -> None:
+    pipeline = Pipeline(Numbers(1), [Oddity(), Oddity()], [Collector()])
+    assert pipeline.reading().events == {"oddities": 8}
+    with pipeline:
+        pass
+    assert pipeline.stats.summary()["events"] == {"oddities": 8}
+
+
 class Old(Numbers):
     """Live frames; those from 5 on were captured long before they come."""
 

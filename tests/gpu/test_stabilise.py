@@ -10,12 +10,13 @@ import numpy as np
 import onnx
 import pytest
 
+import streamer
 from engines import FOLLOWER_PREFIX, EngineOption, TensorRTEngine, background
 from engines.chroma import with_chroma
 from engines.follower import with_follower
 from engines.tensorrt import half_precision
 from onnx_models.cards import ModelCard, load_card
-from streamer import device_stabiliser, fitting
+from streamer import device_stabiliser, fitting, stabiliser
 from streamer.enhancer import EnhanceStage
 from streamer.fitting import Fitter
 from streamer.frame import Frame, VideoFormat
@@ -24,9 +25,12 @@ from tests.clips import make_frame
 from tests.gpu import standin
 from tests.gpu.children import Gate
 from tests.stabilise.scenes import noisy, textured
+from tests.stabilise.test_job import clip as clip
+from tests.stabilise.test_job import flicker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from streamer.network import Network
     from tests.gpu.device import SimulatedGpu
@@ -368,6 +372,27 @@ def test_a_child_that_cannot_build_the_stabiliser_builds_the_network(
     chain.run(frames, build)
     assert built == [True, False]
     assert chain.stage.engine_name == "openvino"
+
+
+@pytest.mark.slow
+def test_a_job_stabilises_on_the_gpu(
+    simulated_gpu: SimulatedGpu, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blended: list[int] = []
+    real = stabiliser._History.blend
+
+    def blend(self: stabiliser._History, frame: Frame, *given: Any) -> bool:
+        blended.append(frame.index)
+        return real(self, frame, *given)
+
+    monkeypatch.setattr(stabiliser._History, "blend", blend)
+    found = []
+    for mode in ("auto", "off"):
+        output = tmp_path / f"{mode}.mkv"
+        streamer.enhance(clip, output, stabilise=mode, codec="ffv1", engine="tensorrt")
+        found.append(flicker(output))
+    assert found[0] < found[1] / 2
+    assert blended == [0], "the CPU had the first frame only"
 
 
 # --- what it costs

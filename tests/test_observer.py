@@ -44,9 +44,13 @@ def test_live_outputs_have_their_own_figures() -> None:
 class Oddity(Delay):
     counts = property(lambda self: {"oddities": 3})
 
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
 
 def test_what_several_count_under_one_name_is_added_up() -> None:
-    pipeline = Pipeline(Numbers(1), [Oddity(), Oddity()], [Collector()])
+    pipeline = Pipeline(Numbers(1), [Oddity("one"), Oddity("two")], [Collector()])
     assert pipeline.reading().events == {"oddities": 8}
     with pipeline:
         pass

@@ -158,6 +158,15 @@ def test_other_sizes_are_padded(simulated_gpu: SimulatedGpu, model: str) -> None
 
 
 @pytest.mark.slow
+def test_a_stage_that_is_opened_again_begins_anew(card: ModelCard, simulated_gpu: SimulatedGpu) -> None:
+    chain = Chain(card)
+    for frames in (scene(5), scene(5, 96, 64), scene(5, seed=9)):
+        chain.on_device.clear()
+        check(chain.run(frames), on_the_cpu(card, frames))
+        assert chain.on_device == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
 def test_a_first_that_is_not_sent_shows(
     card: ModelCard, simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,7 +231,7 @@ def test_the_stage_does_the_rest(card: ModelCard, simulated_gpu: SimulatedGpu, m
 
 
 class EverySecond:
-    """In the ladder's place."""
+    """In the ladder's place; it tries the network whenever a frame is interpolated."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
@@ -230,6 +239,9 @@ class EverySecond:
 
     def choose(self, frame: Frame) -> Network | None:
         return self._network if frame.index % 2 == 0 or frame.index >= 8 else None
+
+    def probe(self) -> Network:
+        return self._network
 
     def __getattr__(self, name: str) -> Any:
         return lambda *given: None

@@ -138,6 +138,9 @@ def test_bad_sizes_and_scales_say_what_to_do() -> None:
     follower = build_stabiliser(1).SerializeToString()
     with pytest.raises(EngineError, match=r"picture of 128x100: height/8 must be a whole number; pad it"):
         EngineRequest(b"", WIDTH, 100, follower=follower).shapes()
+    deep = EngineRequest(tiny_model(), WIDTH, HEIGHT, bits=10, engine="openvino", precision="f32", follower=follower)
+    with pytest.raises(EngineError, match="behind a model for 10 bits: it is for 8"):
+        open_engine(deep)
     with pytest.raises(ValueError, match="scale 0"):
         build_stabiliser(0)
     with pytest.raises(ValueError, match="use 0 or 1"):

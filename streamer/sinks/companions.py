@@ -87,7 +87,7 @@ def _kind(stream: Any) -> str:
 
 
 def _add_copy(container: Any, stream: Any) -> Any:
-    copy = container.add_stream_from_template(stream)
+    copy = container.add_stream_from_template(stream, opaque=True)
     copy.metadata.update(own_tags(stream.metadata))
     copy.disposition = stream.disposition
     return copy

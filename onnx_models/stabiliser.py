@@ -11,8 +11,9 @@
 
 r is 2 where s is 1, else 1; h and w are multiples of 4r. Two sets of state buffers in turn are all that a device needs.
 
-With chroma, u_enhanced and v_enhanced (u and v where s is 1) go in and u_stabilised and v_stabilised come out, with
-picture_u and picture_v as further state: uint8 planes that are smaller than luma by powers of two.
+With chroma, u_enhanced and v_enhanced (u and v where s is 1) go in and u_stabilised and v_stabilised come out: uint8
+planes that are as large as the enhanced luma or half as high or wide; picture_u and picture_v are further state. They
+follow with luma's gains and limit.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class Engine(ABC):
     A network may carry something from picture to picture: an input `x` and an output `x_next`, alike in type and shape,
     are a state. It is zero after `open`; every inference then reads what the one submitted before it wrote, in whatever
     slots they are. Nobody feeds or gets it. An inference that can't be submitted leaves it as it was; after one that
-    failed, what it is is not said.
+    failed it is undefined.
 
     All checks are made once, here. A back end overrides `_open`, `_submit`, `_collect` and
     `_close`, may raise anything from them, and need not repeat a check.

@@ -127,7 +127,7 @@ class EnhanceStage:
         self._meter = LevelMeter()
         self._levels_sum, self._levels_count = np.zeros(2), 0
         self._runner = Runner(engine=engine, device=device, precision=precision, threads=threads, at_once=at_once)
-        self._device = DeviceStabiliser(stabiliser) if stabiliser is not None else None
+        self._device = DeviceStabiliser(stabiliser, card.scale) if stabiliser is not None else None
         may_stabilise = stabiliser is not None and stabiliser.mode == ADAPTIVE
         self._main = Network(card, self._runner, max_tile_px, may_stabilise=may_stabilise)
 

@@ -24,7 +24,7 @@ from streamer.stabiliser import CUTS, OFF, StabiliseStage
 from tests.clips import make_frame
 from tests.gpu import standin
 from tests.gpu.children import Gate
-from tests.stabilise.scenes import noisy, textured
+from tests.stabilise.scenes import codes, noisy, textured
 from tests.stabilise.test_job import clip as clip
 from tests.stabilise.test_job import flicker
 
@@ -141,6 +141,49 @@ def test_the_device_does_what_the_cpu_does(simulated_gpu: SimulatedGpu, model: s
     assert chain.cuts == reference.cuts == 1
     (plain,) = EnhancedAlone(card).run(frames[11:12])
     assert np.mean(np.abs(results[11].planes[0].astype(int) - plain.planes[0])) > 0.5, "history counts"
+
+
+def adventures(pix_fmt: str, seed: int, count: int = 60) -> list[Frame]:
+    """Noise, something that moves, cuts, pops, repeated and lost pictures, discontinuities, at random."""
+    rng, blank, index = np.random.default_rng(seed), make_frame(pix_fmt, 96, 72), 0
+    shapes = blank.format.layout.shapes(96, 72)
+    light, error = [textured(*shape, seed=n) for n, shape in enumerate(shapes)], [np.zeros(shape) for shape in shapes]
+    frames: list[Frame] = []
+    for number in range(count):
+        event = rng.choice(["cut", "anew", "pop", "again", "lost", ""], p=[0.05, 0.05, 0.05, 0.15, 0.15, 0.55])
+        if event == "cut":
+            light = [textured(*shape, seed=int(rng.integers(10**6))) for shape in shapes]
+        if event == "pop":
+            error = [rng.normal(0, 4, shape) for shape in shapes]
+        planes = [old + new + rng.normal(0, 2, old.shape) for old, new in zip(light, error, strict=True)]
+        for plane in planes:
+            plane[10:20, number % 40 : number % 40 + 10] = 200
+        found = frames[-1].planes if event == "again" and frames else tuple(codes(plane) for plane in planes)
+        index += int(rng.integers(2, 6)) if event == "lost" else 1
+        frames.append(replace(blank, planes=found, index=index, pts=index, discontinuity=event == "anew"))
+    return frames
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("model", "pix_fmt"),
+    [
+        ("upscale-x2-nano", "yuv420p"),
+        ("restore-x1-nano", "yuv422p"),
+        ("upscale-x3-nano", "yuv444p"),
+        ("upscale-x2-nano", "gray"),
+    ],
+)
+def test_whatever_happens_the_device_does_what_the_cpu_does(
+    simulated_gpu: SimulatedGpu, model: str, pix_fmt: str, seed: int
+) -> None:
+    simulated_gpu.set_order(seed)
+    frames, card = adventures(pix_fmt, seed), load_card(model)
+    chain, reference = Chain(card), Chain(card, CPU)
+    check(chain.run(frames), reference.run(frames))
+    assert chain.cuts == reference.cuts
+    assert len(chain.on_device) > len(frames) / 2
 
 
 class EnhancedAlone(Chain):

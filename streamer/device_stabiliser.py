@@ -84,8 +84,8 @@ def _told(strength: float = 0.0, elapsed: int = 1, *, first: bool = True, learns
 
 
 def _reduced(frame: Frame, halvings: int) -> Any:
-    """The luma in the gate's cells, float32. Only where the first halving is not the gate's, that rounds differently;
-    it takes a fraction of the time in 8 bits."""
+    """The luma in the gate's cells, float32. The first halving is in 8 bits, which takes a fraction of the time and
+    rounds, as the gate does where the size stays."""
     luma: Any = frame.planes[0]
     for number in range(halvings):
         height, width = luma.shape

@@ -127,7 +127,8 @@ def pipeline(setup: Setup, window: Window) -> None:
 
 def pipeline_stabilised(setup: Setup, window: Window) -> None:
     """The same with the stabiliser, as jobs run by default."""
-    stages: list[Stage] = [EnhanceStage(_card(), keeps_source=True), StabiliseStage()]
+    stabiliser = StabiliseStage()
+    stages: list[Stage] = [EnhanceStage(_card(), keeps_source=True, stabiliser=stabiliser), stabiliser]
     with Pipeline(_source(setup), stages, [_sink(setup)], on_frame=window.tick):
         pass
 

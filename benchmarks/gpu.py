@@ -3,8 +3,9 @@
 Frames are 4:2:0, and their chroma is enlarged with the luma, as in a job. The same engine is timed three times with as
 many of them in flight as it has slots: whole, without its inferences, and without its copies between host and device.
 What is left are the two floors: copies in and out overlap with computation, so a perfect engine takes as long as the
-slower of them. Then the whole job: a clip decoded, enhanced, and thrown away or encoded. Rounds interleave the cases.
-Plans are built before anything is timed.
+slower of them. Once more it is whole with the stabiliser behind the network, as jobs have it. Then the whole job: a
+clip decoded, enhanced, and thrown away or encoded. Rounds interleave the cases. Plans are built before anything is
+timed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from benchmarks.networks import frame_ms
 from benchmarks.report import Report, table
 from engines import EngineError, EngineRequest, PlanCache, TensorRTEngine, TensorRTRTXEngine, for_bits
 from engines.chroma import with_chroma
+from engines.follower import with_follower
 from engines.tensorrt import half_precision
 from engines.tensorrt.slot import Slot
 from onnx_models.cards import ModelCard, load_card
@@ -51,7 +53,8 @@ class InferenceOnly(Slot):
         pass
 
 
-CASES: dict[str, type[Slot]] = {"whole": Slot, "copies": CopiesOnly, "inference": InferenceOnly}
+STABILISED = "stabilised"
+CASES: dict[str, type[Slot]] = {"whole": Slot, "copies": CopiesOnly, "inference": InferenceOnly, STABILISED: Slot}
 
 
 def run(
@@ -68,7 +71,8 @@ def run(
     machine = facts() | {"gpu": row.reason, "engine": f"{row.name} {row.version}"}
     card = load_card(model)
     for width, height in sizes:
-        engines.build_engine(replace(_request(card, (width, height)), engine=row.name, device=device))
+        for case in ("whole", STABILISED):
+            engines.build_engine(replace(_request(card, (width, height), case), engine=row.name, device=device))
     found = {
         f"{width}x{height}": _floors(card, (width, height), row.name, device, frames, repeat) for width, height in sizes
     }
@@ -88,26 +92,28 @@ def gpu_engine(name: str) -> engines.EngineRow:
 
 
 def _floors(card: ModelCard, size: tuple[int, int], name: str, device: int, frames: int, repeat: int) -> dict[str, Any]:
-    rounds = [{case: _case_ms(card, size, name, device, frames, CASES[case]) for case in CASES} for _ in range(repeat)]
+    rounds = [{case: _case_ms(card, size, name, device, frames, case) for case in CASES} for _ in range(repeat)]
     ms = {case: median(one[case] for one in rounds) for case in CASES}
     shares = {case: median(one[case] / one["whole"] for one in rounds) for case in CASES if case != "whole"}
     return {"ms": ms, "share": shares, "rounds": rounds}
 
 
-def _case_ms(card: ModelCard, size: tuple[int, int], name: str, device: int, frames: int, slot: type[Slot]) -> float:
-    base, request = _BACKENDS[name], _request(card, size)
+def _case_ms(card: ModelCard, size: tuple[int, int], name: str, device: int, frames: int, case: str) -> float:
+    base, request, slot = _BACKENDS[name], _request(card, size, case), CASES[case]
     variant = cast("type[TensorRTEngine]", type(slot.__name__, (base,), {"slot_type": slot}))
     cache = PlanCache()
     model = half_precision(for_bits(card.path, request.bits), cache)
     if request.chroma is not None:
         model = with_chroma(model, request.chroma)
+    if request.follower is not None:
+        model = with_follower(model, request.follower)
     with variant(model, request.shapes(), device=device, cache=cache, title=card.path.name) as opened:
         return frame_ms(opened, frames)
 
 
-def _request(card: ModelCard, size: tuple[int, int]) -> EngineRequest:
+def _request(card: ModelCard, size: tuple[int, int], case: str) -> EngineRequest:
     """What a job asks for whole frames of this size."""
-    return Fitter(card, VideoFormat(*size, "yuv420p")).gpu_request()
+    return Fitter(card, VideoFormat(*size, "yuv420p"), may_stabilise=case == STABILISED).gpu_request()
 
 
 def _jobs(model: str, engine: str, device: int, frames: int) -> dict[str, float]:
@@ -122,7 +128,7 @@ def _jobs(model: str, engine: str, device: int, frames: int) -> dict[str, float]
 
 
 def _text(found: dict[str, Any], row: engines.EngineRow) -> str:
-    head = ("input", "ms a frame", "copies alone", "share", "inference alone", "share")
+    head = ("input", "ms a frame", "copies alone", "share", "inference alone", "share", "stabilised", "share")
     rows = []
     for size, one in found["sizes"].items():
         ms, share = one["ms"], one["share"]

@@ -7,6 +7,7 @@ engine loads its own when it is opened.
 from .background import PlanBuild
 from .base import Array, Engine, EngineError, InferenceError, OutOfMemoryError, SlotBuffers, TensorSpec, Ticket
 from .chroma import ChromaFilter
+from .follower import PREFIX as FOLLOWER_PREFIX
 from .onnxruntime import OnnxRuntimeEngine
 from .onnxruntime_cuda import OnnxRuntimeCudaEngine
 from .onnxruntime_tensorrt import OnnxRuntimeTensorRTEngine
@@ -27,6 +28,7 @@ from .select import (
 from .tensorrt import PlanCache, PlanEntry, TensorRTEngine, TensorRTRTXEngine, diagnose_gpu, explain
 
 __all__ = [
+    "FOLLOWER_PREFIX",
     "Array",
     "ChromaFilter",
     "Engine",

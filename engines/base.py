@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
 Array = NDArray[Any]
 
 _REASON_LENGTH = 300
+_NEXT = "_next"
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|OutOfMemory|ALLOC_FAILED|failed to allocate memory|bad_alloc", re.IGNORECASE
 )
@@ -93,6 +94,11 @@ class Engine(ABC):
             ticket = engine.submit({"luma": luma, "strength": strength})
             enhanced = engine.collect(ticket)["enhanced"]  # copy it to keep it
 
+    A network may carry something from picture to picture: an input `x` and an output `x_next`, alike in type and shape,
+    are a state. It is zero after `open`; every inference then reads what the one submitted before it wrote, in whatever
+    slots they are. Nobody feeds or gets it. An inference that can't be submitted leaves it as it was; after one that
+    failed it is undefined.
+
     All checks are made once, here. A back end overrides `_open`, `_submit`, `_collect` and
     `_close`, may raise anything from them, and need not repeat a check.
     """
@@ -101,6 +107,9 @@ class Engine(ABC):
     """The name of the back end, as in the table of engines."""
     on_gpu: ClassVar[bool] = False
     """Whether it computes on a GPU, whose results nobody but the user can check."""
+    keeps_state: ClassVar[bool] = False
+    """Whether a network's state stays on the device; else it is copied from slot to slot on the host, and inferences
+    don't overlap."""
     tells: ClassVar[bool] = False
     """Whether `on_done` is called, and `ready` is of use."""
     can_move: ClassVar[bool] = False
@@ -117,6 +126,8 @@ class Engine(ABC):
         """Known after `open`, and empty before."""
         self.outputs: tuple[TensorSpec, ...] = ()
         """Known after `open`, and empty before."""
+        self.state: tuple[TensorSpec, ...] = ()
+        """What one inference leaves to the next; known after `open`, and empty before."""
         self.on_done: Callable[[], None] | None = None
         """Called after every inference, by a thread of the back end's, so it must be short; set it before `open`."""
         self.latency_ns = 0
@@ -127,6 +138,8 @@ class Engine(ABC):
         self._views: list[dict[str, Array]] = []
         self._free: deque[int] = deque()
         self._flying: dict[Ticket, int] = {}
+        self._carried: dict[str, str] = {}
+        self._last: int | None = None  # slot of the inference submitted last
         self._started_ns: list[int] = []
         self._ended_ns: list[int] = []  # 0: under way
 
@@ -181,14 +194,16 @@ class Engine(ABC):
                 f"cannot submit to the {self.name} engine: all {self.slots} slots are in flight; collect a ticket first"
             )
         slot = self._free.popleft()
-        for name, buffer in self._buffers[slot].inputs.items():
-            np.copyto(buffer, feeds[name])
+        for spec in self.inputs:
+            np.copyto(self._buffers[slot].inputs[spec.name], feeds[spec.name])
         self._started_ns[slot], self._ended_ns[slot] = time.monotonic_ns(), 0
         try:
+            self._carry_to(slot)
             self._submit(slot)
         except Exception as error:
             self._free.append(slot)
             raise self._failure(error) from error
+        self._last = slot
         ticket = Ticket(self._submitted)
         self._submitted += 1
         self._flying[ticket] = slot
@@ -283,15 +298,27 @@ class Engine(ABC):
     def _prepare(self) -> None:
         self._buffers = self._open()
         self.slots = len(self._buffers)
-        first = self._buffers[0]
-        self.inputs = _specs(first.inputs)
-        self.outputs = _specs(first.outputs)
-        self._views = [_read_only(buffers.outputs) for buffers in self._buffers]
+        inputs, outputs = _specs(self._buffers[0].inputs), _specs(self._buffers[0].outputs)
+        self._carried = carried_between(inputs, outputs)
+        written = set(self._carried.values())
+        self.state = self.state or tuple(spec for spec in inputs if spec.name in self._carried)
+        self.inputs = tuple(spec for spec in inputs if spec.name not in self._carried)
+        self.outputs = tuple(spec for spec in outputs if spec.name not in written)
+        self._views = [_read_only(buffers.outputs, self.outputs) for buffers in self._buffers]
         self._started_ns, self._ended_ns = [0] * self.slots, [0] * self.slots
         for slot in range(self.slots):
             self._submit(slot)
             self._collect(slot)
         self._free = deque(range(self.slots))
+
+    def _carry_to(self, slot: int) -> None:
+        """Brings the state to this slot, for back ends whose whole state is in their slots' memory on the host."""
+        if not self._carried or self._last is None:
+            return
+        self._collect(self._last)
+        before, now = self._buffers[self._last].outputs, self._buffers[slot].inputs
+        for name, written in self._carried.items():
+            np.copyto(now[name], before[written])
 
     def _slot_of(self, ticket: Ticket) -> int:
         self._check_usable("collect from")
@@ -323,7 +350,8 @@ class Engine(ABC):
         finally:
             self._buffers, self._views = [], []
             self._started_ns, self._ended_ns, self.latency_ns = [], [], 0
-            self.inputs, self.outputs = (), ()
+            self.inputs, self.outputs, self.state = (), (), ()
+            self._carried, self._last = {}, None
             self._owner = None
 
     def _failure(self, error: Exception) -> InferenceError:
@@ -384,8 +412,24 @@ def _specs(arrays: dict[str, Array]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(name, array.shape, array.dtype) for name, array in arrays.items())
 
 
-def _read_only(arrays: dict[str, Array]) -> dict[str, Array]:
-    views = {name: array.view() for name, array in arrays.items()}
+def carried(inputs: Iterable[str], outputs: Iterable[str]) -> dict[str, str]:
+    """Which inputs are a state, and which output is to be the next one; by their names."""
+    written = set(outputs)
+    return {name: f"{name}{_NEXT}" for name in inputs if f"{name}{_NEXT}" in written}
+
+
+def carried_between(inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec]) -> dict[str, str]:
+    """The same of tensors. Raises EngineError if what is written is not like what is read."""
+    read, written = ({spec.name: spec for spec in specs} for specs in (inputs, outputs))
+    found = carried(read, written)
+    for name, following in found.items():
+        if (read[name].shape, read[name].dtype) != (written[following].shape, written[following].dtype):
+            raise EngineError(f"cannot carry a state from {written[following]} to {read[name]}: make both alike")
+    return found
+
+
+def _read_only(arrays: dict[str, Array], specs: tuple[TensorSpec, ...]) -> dict[str, Array]:
+    views = {spec.name: arrays[spec.name].view() for spec in specs}
     for view in views.values():
         view.flags.writeable = False
     return views

@@ -7,9 +7,10 @@ from typing import Any
 
 from .base import Engine, EngineError
 from .chroma import with_chroma
+from .follower import with_follower
 from .int8 import can_int8, cpu_has_int8, to_int8
 from .model import model_name
-from .pixels import for_bits
+from .pixels import BITS, for_bits
 from .request import AUTO, CALIBRATED, F16, F32, INT8, ISLANDS, PRECISIONS, WHOLE, EngineRequest
 from .select import Entry, choose_engine, entry
 from .tensorrt import PlanCache, Progress, half_precision
@@ -68,8 +69,12 @@ def make_engine(row: Entry, request: EngineRequest, sizes: str | None = None, **
         content = half_precision(content, PlanCache(), islands=request.islands)
     elif precision == INT8:
         content = to_int8(content)
-    if request.chroma is not None:  # last, because it must not lose precision
+    if request.chroma is not None:  # after the conversion, because it must not lose precision
         content = with_chroma(content, request.chroma)
+    if request.follower is not None:  # likewise
+        if request.bits != BITS[0]:
+            raise EngineError(f"cannot put a follower behind a model for {request.bits} bits: it is for {BITS[0]}")
+        content = with_follower(content, request.follower)
     title = f"{model_name(request.model)} for {sizes or f'{request.width}x{request.height}'}"
     made = row.make(content, shapes, title=title, **settings)
     made.precision = precision

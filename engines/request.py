@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from .base import EngineError
 from .chroma import ChromaFilter, U, V
+from .follower import follower_shapes
 from .pixels import LUMA
 
 AUTO = "auto"
@@ -42,12 +45,14 @@ class EngineRequest:
     WHOLE is the same as precision f32."""
     chroma: ChromaFilter | None = None
     """Adds chroma to the model, see `engines.chroma`; None: it takes luma alone."""
+    follower: bytes | None = None
+    """A model that works on what this one gives, on the same device, see `engines.follower`; for 8 bits."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of the inputs that depend on the size.
 
         Raises:
-            EngineError: a size below 1.
+            EngineError: a size below 1, or one that the follower doesn't take.
         """
         if self.height < 1 or self.width < 1:
             raise EngineError(f"cannot open a model for {self.width}x{self.height}: use sizes of 1 or more")
@@ -55,6 +60,8 @@ class EngineRequest:
         if self.chroma is not None:
             plane = (1, 1, *self.chroma.shape(self.height, self.width))
             shapes |= {U: plane, V: plane}
+        if self.follower is not None:
+            shapes |= follower_shapes(self.follower, self.height, self.width)
         return shapes
 
     def resized(self, size: tuple[int, int]) -> Self:
@@ -63,18 +70,20 @@ class EngineRequest:
 
     def to_json(self) -> str:
         """For `from_json` in another process; the model must be a file."""
-        return json.dumps(asdict(self) | {"model": str(self.model)})
+        follower = None if self.follower is None else base64.b64encode(zlib.compress(self.follower)).decode()
+        return json.dumps(asdict(self) | {"model": str(self.model), "follower": follower})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """What `to_json` was called on."""
         found = json.loads(text)
-        islands, chroma = found["islands"], found["chroma"]
+        islands, chroma, follower = found["islands"], found["chroma"], found["follower"]
         return cls(
             **found
             | {
                 "model": Path(found["model"]),
                 "islands": islands if isinstance(islands, int) else tuple(islands),
                 "chroma": None if chroma is None else ChromaFilter.of(chroma),
+                "follower": None if follower is None else zlib.decompress(base64.b64decode(follower)),
             }
         )

@@ -60,6 +60,8 @@ class EngineOption:
     builds_plans: bool
     """Opening it may take minutes, unless `plan_is_ready`."""
     islands: int = CALIBRATED
+    keeps_state: bool = False
+    """See `Engine.keeps_state`."""
 
     def __str__(self) -> str:
         """Such as "tensorrt in f32"."""
@@ -137,7 +139,8 @@ def engine_options(name: str = AUTO, precision: str = AUTO) -> tuple[EngineOptio
     for each in names:
         found = entry(each)
         wanted = precision if precision in found.precisions or each == first else AUTO
-        options.append(EngineOption(each, wanted, found.make.on_gpu, found.builds_plans))
+        kind = found.make
+        options.append(EngineOption(each, wanted, kind.on_gpu, found.builds_plans, keeps_state=kind.keeps_state))
         if F16 in (wanted, found.precisions[0]) and wanted != F32:
             options.append(replace(options[-1], islands=CAREFUL))
             options.append(replace(options[-1], precision=F32, islands=WHOLE))

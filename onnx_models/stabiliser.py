@@ -3,13 +3,17 @@
     enhanced uint8 [1,1,s*h,s*w], luma uint8 [1,1,h,w]: a frame and its source
     strength float32 [1]: how much history counts, 0 to 1
     elapsed float32 [1]: frames since the last one
-    first float32 [1]: 1 at the first frame of a scene, else 0; the state is then not read
+    first float32 [1]: 1 at the first frame of a scene, else 0; what the state holds does not count then
     learn float32 [1]: 0 if the frame is the last one again, else 1
     picture float32 [1,1,s*h,s*w], reference float32 [1,1,h/r,w/r], gain and pop float32 [1,1,h/4r,w/4r],
-    levels float32 [2] (variance of the noise, -1 = unknown; of the pop on its way in): the state
+    levels float32 [2] (variance of the noise, -1 = unknown; of the pop on its way in): the state, finite numbers
  -> stabilised uint8 [1,1,s*h,s*w] and picture_next, reference_next, gain_next, pop_next, levels_next
 
 r is 2 where s is 1, else 1; h and w are multiples of 4r. Two sets of state buffers in turn are all that a device needs.
+
+With chroma, u_enhanced and v_enhanced (u and v where s is 1) go in and u_stabilised and v_stabilised come out: uint8
+planes that are as large as the enhanced luma or half as high or wide; picture_u and picture_v are further state. They
+follow with luma's gains and limit.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, compose, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnx_models import gate
 
@@ -29,7 +33,7 @@ OPSET = 17
 IR_VERSION = 8
 BISECTIONS = 14
 """Steps in which a quantile is found between 2^-20 and 2^17."""
-STATE = ("picture", "reference", "gain", "pop", "levels")
+CHROMA = ("u", "v")
 
 
 class _Nodes:
@@ -66,8 +70,8 @@ class _Nodes:
         padded = self._padded(x, reach, 0) if down else self._padded(x, 0, reach)
         return self("Conv", padded, self.const(kernel), kernel_shape=list(kernel.shape[2:]))
 
-    def enlarged(self, x: str, by: int) -> str:
-        scales = self.const([1, 1, by, by])
+    def enlarged(self, x: str, rows: int, columns: int) -> str:
+        scales = self.const([1, 1, rows, columns])
         return self("Resize", x, "", scales, mode="linear", coordinate_transformation_mode="half_pixel")
 
     def floats(self, condition: str) -> str:
@@ -91,10 +95,20 @@ class _Nodes:
         return self("Pad", x, self.const([0, 0, rows, columns] * 2, np.int64), mode="edge")
 
 
-def build_stabiliser(scale: int) -> onnx.ModelProto:
-    """The graph above for frames `scale` times as large as their source. Raises ValueError for a scale below 1."""
+def build_stabiliser(scale: int, chroma: tuple[int, int] | None = None) -> onnx.ModelProto:
+    """The graph above for frames `scale` times as large as their source.
+
+    Args:
+        scale: of the network in front.
+        chroma: how much lower and narrower than luma chroma is, as powers of two, 0 or 1; None: there is none.
+
+    Raises:
+        ValueError: a scale below 1, or chroma that is smaller than half.
+    """
     if scale < 1:
         raise ValueError(f"can't build a stabiliser for scale {scale}: it must be 1 or more")
+    if chroma is not None and not set(chroma) <= {0, 1}:
+        raise ValueError(f"can't build a stabiliser for chroma smaller by the powers {chroma} of two: use 0 or 1")
     reduce = 2 if scale == 1 else 1
     n = _Nodes()
     base = n("Cast", "luma", to=TensorProto.FLOAT)
@@ -114,13 +128,19 @@ def build_stabiliser(scale: int) -> onnx.ModelProto:
     gain = n("Div", stale, n("Add", stale, 1.0), out="gain_next")
     kept = n("Sub", 1.0, gain)
     n("Mul", pop, n.square(kept), out="pop_next")
-    n("Add", "reference", n("Mul", difference, n.enlarged(gain, gate.CELL)), out="reference_next")
+    n("Add", "reference", n("Mul", difference, n.enlarged(gain, gate.CELL, gate.CELL)), out="reference_next")
     limit = n("Mul", n("Sqrt", n("Add", noise, level)), gate.LIMIT * reduce)
     faded = n("Mul", level, n.square(n("Sub", 1.0, n("ReduceMin", gain, keepdims=0))))
     one = n.const([1], np.int64)
     n("Concat", n("Reshape", "variance_next", one), n("Reshape", faded, one), axis=0, out="levels_next")
-    _blend(n, n("Mul", "strength", n.enlarged(kept, gate.CELL * reduce * scale)), limit)
-    return _model(n, scale, reduce)
+    block = gate.CELL * reduce * scale
+    kept = n("Mul", "strength", kept)
+    _blend(n, n.enlarged(kept, block, block), limit, "enhanced", "picture", "stabilised")
+    if chroma is not None:
+        keep = n.enlarged(kept, block >> chroma[0], block >> chroma[1])
+        for plane in CHROMA:
+            _blend(n, keep, limit, _chroma_input(plane, scale), f"picture_{plane}", f"{plane}_stabilised")
+    return _model(n, scale, reduce, chroma)
 
 
 def _variance(n: _Nodes, measured: str) -> str:
@@ -216,34 +236,55 @@ def _accepted(n: _Nodes, seen: _Evidence, variance: str, expected: str) -> tuple
     return accepted, pop, level
 
 
-def _blend(n: _Nodes, keep: str, limit: str) -> None:
-    new = n("Cast", "enhanced", to=TensorProto.FLOAT)
-    pull = n("Mul", n("Sub", "picture", new), keep)
+def _blend(n: _Nodes, keep: str, limit: str, plane: str, history: str, out: str) -> None:
+    new = n("Cast", plane, to=TensorProto.FLOAT)
+    pull = n("Mul", n("Sub", history, new), keep)
     pull = n("Max", n("Min", pull, limit), n("Neg", limit))
-    picture = n("Add", new, pull, out="picture_next")
-    n("Cast", n("Clip", n("Round", picture), 0.0, 255.0), to=TensorProto.UINT8, out="stabilised")
+    picture = n("Add", new, pull, out=f"{history}_next")
+    n("Cast", n("Clip", n("Round", picture), 0.0, 255.0), to=TensorProto.UINT8, out=out)
 
 
-def _model(n: _Nodes, scale: int, reduce: int) -> onnx.ModelProto:
-    def tensor(name: str, dtype: int, *size: int | str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, dtype, list(size))
+def _chroma_input(plane: str, scale: int) -> str:
+    """A network that keeps the size leaves chroma as it is."""
+    return plane if scale == 1 else f"{plane}_enhanced"
+
+
+def _model(n: _Nodes, scale: int, reduce: int, chroma: tuple[int, int] | None) -> onnx.ModelProto:
+    def pixels(name: str, times: int, down: int = 1, across: int = 1, dtype: int = TensorProto.FLOAT) -> Any:
+        size = [_symbol(times, axis, by) for axis, by in (("height", down), ("width", across))]
+        return helper.make_tensor_value_info(name, dtype, [1, 1, *size])
+
+    def vector(name: str, size: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [size])
 
     def state(suffix: str = "") -> list[onnx.ValueInfoProto]:
-        sizes = {"picture": "out", "reference": "base", "gain": "cell", "pop": "cell"}
-        maps = [tensor(f"{k}{suffix}", TensorProto.FLOAT, 1, 1, f"{v}_h", f"{v}_w") for k, v in sizes.items()]
-        return [*maps, tensor(f"levels{suffix}", TensorProto.FLOAT, 2)]
+        cell = gate.CELL * reduce
+        pictures = {"picture": (1, 1)} | {f"picture_{plane}": sizes for plane in planes}
+        return [
+            *(pixels(f"{name}{suffix}", scale, *size) for name, size in pictures.items()),
+            pixels(f"reference{suffix}", 1, reduce, reduce),
+            *(pixels(f"{name}{suffix}", 1, cell, cell) for name in ("gain", "pop")),
+            vector(f"levels{suffix}", 2),
+        ]
 
-    scalars = [tensor(name, TensorProto.FLOAT, 1) for name in ("strength", "elapsed", "first", "learn")]
+    codes = TensorProto.UINT8
+    planes = CHROMA if chroma is not None else ()
+    sizes = (1 << chroma[0], 1 << chroma[1]) if chroma is not None else (1, 1)
     graph = helper.make_graph(
         n.nodes,
         f"stabilise-x{scale}",
         [
-            tensor("enhanced", TensorProto.UINT8, 1, 1, "out_h", "out_w"),
-            tensor("luma", TensorProto.UINT8, 1, 1, "height", "width"),
-            *scalars,
+            pixels("enhanced", scale, dtype=codes),
+            *(pixels(_chroma_input(plane, scale), scale, *sizes, dtype=codes) for plane in planes),
+            pixels("luma", 1, dtype=codes),
+            *(vector(name, 1) for name in ("strength", "elapsed", "first", "learn")),
             *state(),
         ],
-        [tensor("stabilised", TensorProto.UINT8, 1, 1, "out_h", "out_w"), *state("_next")],
+        [
+            pixels("stabilised", scale, dtype=codes),
+            *(pixels(f"{plane}_stabilised", scale, *sizes, dtype=codes) for plane in planes),
+            *state("_next"),
+        ],
         n.weights,
     )
     model = helper.make_model(graph, producer_name="streamer-enhancer", opset_imports=[helper.make_opsetid("", OPSET)])
@@ -252,45 +293,6 @@ def _model(n: _Nodes, scale: int, reduce: int) -> onnx.ModelProto:
     return model
 
 
-def merge_stabiliser(network: onnx.ModelProto, scale: int) -> onnx.ModelProto:
-    """A network and the stabiliser behind it as one graph, so that frames between them never leave the device.
-
-    Its inputs are the network's and the stabiliser's but for `enhanced`; both read one `luma`, and the stabiliser's
-    strength is called `stabilise_strength`. Its outputs are the stabiliser's.
-
-    Args:
-        network: follows the contract of 8 bits in `onnx_models.graph`.
-        scale: of the network.
-    """
-    follower = build_stabiliser(scale)
-    names = {"enhanced": "frame", "luma": "source", "strength": "stabilise_strength"}
-    for value in follower.graph.input:
-        value.name = names.get(value.name, value.name)
-    for node in follower.graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-    follower = compose.add_prefix(follower, "stabilise/", rename_inputs=False, rename_outputs=False)
-    merged: onnx.ModelProto = compose.merge_models(network, follower, io_map=[("enhanced", "frame")])
-    for node in merged.graph.node:
-        node.input[:] = ["luma" if name == "source" else name for name in node.input]
-    merged.graph.input.remove(next(value for value in merged.graph.input if value.name == "source"))
-    onnx.checker.check_model(merged)
-    return merged
-
-
-def state_shapes(scale: int, height: int, width: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the state for a source of `height` x `width`. Raises ValueError if these aren't multiples of 4r."""
-    reduce = 2 if scale == 1 else 1
-    block = gate.CELL * reduce
-    if height % block or width % block:
-        raise ValueError(
-            f"can't stabilise a source of {width}x{height} as a graph: pad its sides to multiples of {block}"
-        )
-    cells = (1, 1, height // block, width // block)
-    picture = (1, 1, scale * height, scale * width)
-    return {
-        "picture": picture,
-        "reference": (1, 1, height // reduce, width // reduce),
-        "gain": cells,
-        "pop": cells,
-        "levels": (2,),
-    }
+def _symbol(times: int, axis: str, by: int) -> str:
+    """Such as "2*height", "width/4": what engines that put the graph behind a network work out."""
+    return f"{f'{times}*' if times > 1 else ''}{axis}{f'/{by}' if by > 1 else ''}"

@@ -421,6 +421,9 @@ def engines_build(
     precision: Annotated[str, typer.Option(help="f16, f32, or auto: f16.")] = "auto",
     islands: Annotated[int, typer.Option(help="Of f16, what stays in f32: 0 what overflows, 1 more of it, 2 all.")] = 0,
     opt_level: Annotated[int | None, typer.Option(help="0 builds fast, 5 runs fast; default: the library's.")] = None,
+    stabilise: Annotated[
+        bool, typer.Option("--stabilise/--no-stabilise", help="For jobs that stabilise as they do by default.")
+    ] = True,
     log_level: LogLevelOption = LogLevel.warning,
 ) -> None:
     """Build a model's plan for this GPU now, so that the first job starts at once. Ctrl-C cancels."""
@@ -440,6 +443,7 @@ def engines_build(
             precision=precision,
             islands=islands,
             level=opt_level,
+            stabilise=stabilise,
         )
         typer.echo(told)
 

@@ -15,6 +15,7 @@ import numpy as np
 import engines
 from onnx_models.cards import ModelCard
 from streamer.color import ChromaScaler
+from streamer.device_stabiliser import DeviceStabiliser, is_stabilised
 from streamer.errors import EnhanceError, UsageError
 from streamer.frame import MAX_PIXELS, MAX_SIDE_PX, ColorSpec, Frame, PixelLayout, Plane, VideoFormat
 from streamer.guard import HITS, WINDOW, Guard
@@ -23,6 +24,7 @@ from streamer.level import LevelMeter, Levels
 from streamer.network import Network
 from streamer.pool import PlanePool
 from streamer.runner import Runner
+from streamer.stabiliser import ADAPTIVE, CUTS, StabiliseStage
 from streamer.tiling import Tile
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class _Part:
     inference: _Inference | None
     last: bool
     """Whether the frame is complete with it."""
+    stabilised: bool = False
 
     @property
     def is_done(self) -> bool:
@@ -86,6 +89,9 @@ class EnhanceStage:
     `governed` frames are held to a rate, `fps` or the stream's own: where there is no time, lighter networks take over,
     or interpolation for some or all frames; see `Ladder` and `Governor`.
 
+    `stabiliser` is the stage behind, if there is one: an engine that can do its work on the device does, as that stage
+    is set, and the frames say so (`Frame.stabilised`); see `DeviceStabiliser` and `Fitter`.
+
     With `wake` set (see `streamer.stage.Prompt`), frames are given as soon as they are done. With `keeps_source` they
     carry what they were made of (`Frame.source`), for a stabiliser or a preview.
     """
@@ -108,6 +114,7 @@ class EnhanceStage:
         governed: bool = False,
         fps: Fraction | None = None,
         keeps_source: bool = False,
+        stabiliser: StabiliseStage | None = None,
     ) -> None:
         self.card = card
         self.strength = check_strength(strength)
@@ -120,7 +127,9 @@ class EnhanceStage:
         self._meter = LevelMeter()
         self._levels_sum, self._levels_count = np.zeros(2), 0
         self._runner = Runner(engine=engine, device=device, precision=precision, threads=threads, at_once=at_once)
-        self._main = Network(card, self._runner, max_tile_px)
+        self._device = DeviceStabiliser(stabiliser, card.scale) if stabiliser is not None else None
+        may_stabilise = stabiliser is not None and stabiliser.mode == ADAPTIVE
+        self._main = Network(card, self._runner, max_tile_px, may_stabilise=may_stabilise)
 
         def lighter(other: ModelCard) -> Network:
             """On the engine that the chosen model runs on."""
@@ -151,10 +160,12 @@ class EnhanceStage:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What was unusual so far, by name: frames replaced, engines swapped and replaced, the governor's steps."""
+        """What was unusual so far, by name: frames replaced, engines swapped and replaced, the governor's steps; and
+        scene cuts, as far as they were looked for here."""
         replaced = {REPLACED_FRAMES: self._guard.replaced} if self._guard.replaced else {}
         governed = self.ladder.counts if self.ladder is not None else {}
-        return {**replaced, **self._runner.counts, **governed}
+        cuts = {CUTS: self._device.cuts} if self._device is not None and self._device.cuts else {}
+        return {**replaced, **self._runner.counts, **governed, **cuts}
 
     @property
     def status(self) -> dict[str, str | int]:
@@ -200,8 +211,9 @@ class EnhanceStage:
         planes = self._pool.planes(frame.format.layout, self._output_format.width, self._output_format.height)
         if network is not None:
             yield from self._end_probes(must=True)
-            yield from self._infer(network, frame, planes, self._controls(network, frame))
+            yield from self._infer(network, frame, planes, self._controls(network, frame) | self._look(network, frame))
         else:
+            self._look(network, frame)
             self._resample_chroma(frame, planes)
             self._luma.resample(frame.planes[0], planes[0])
             self._in_flight.append(_Part(frame, planes, {}, None, last=True))
@@ -226,6 +238,8 @@ class EnhanceStage:
     def reset(self) -> None:
         """Forgets how degraded the stream was; every frame is enhanced by itself."""
         self._meter.reset()
+        if self._device is not None:
+            self._device.reset()
 
     def interrupt(self) -> None:
         """Lets `open` raise Cancelled where it would wait for a plan to be built. Any thread."""
@@ -236,6 +250,8 @@ class EnhanceStage:
         self._probes.clear()
         if self.ladder is not None:
             self.ladder.close()
+        if self._device is not None:
+            self._device.reset()
         self._main.close()
 
     def _levels_for(self, frame: Frame) -> Levels:
@@ -263,11 +279,13 @@ class EnhanceStage:
             try:
                 if network.engine is not engine:  # it failed while there was no room, and this frame has to begin anew
                     break
-                inference = _Inference(network, engine, network.submit(frame.planes, tile, controls), tile)
+                told = self._told(network, controls)
+                inference = _Inference(network, engine, network.submit(frame.planes, tile, told), tile)
             except engines.InferenceError as error:
                 yield from self._recover(network, error)
                 break
-            self._in_flight.append(_Part(frame, planes, controls, inference, last=tile is network.tiles[-1]))
+            last, stabilised = tile is network.tiles[-1], is_stabilised(told)
+            self._in_flight.append(_Part(frame, planes, controls, inference, last, stabilised))
         else:
             if not network.gives_chroma:  # while the network works, this thread is free for it
                 self._resample_chroma(frame, planes)
@@ -303,6 +321,20 @@ class EnhanceStage:
             controls |= {"level": np.array([levels.level], np.float32), "noise": np.array([levels.noise], np.float32)}
         return controls
 
+    def _look(self, network: Network | None, frame: Frame) -> dict[str, Any]:
+        """What a network that stabilises is told of the next frame, besides its controls."""
+        if self._device is not None and network is not None and network.stabilises:
+            return self._device.look(frame)
+        if self._device is not None:
+            self._device.reset()
+        return {}
+
+    def _told(self, network: Network, controls: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The controls as the engine takes them that the network runs on now, which may be another than before."""
+        if self._device is None:
+            return controls
+        return self._device.told(controls, network.engine if network.stabilises else None)
+
     def _done(self) -> Iterator[Frame]:
         yield from self._end_probes(must=False)
         while self._in_flight and self._in_flight[0].is_done:
@@ -328,34 +360,39 @@ class EnhanceStage:
                 return
         if not part.last:
             return
-        if inference is not None:
-            self._look_at(inference.network, frame, planes)
+        damaged = inference is not None and self._look_at(inference.network, frame, planes)
         for plane in planes:
             plane.flags.writeable = False
         if self.ladder is not None:
             self.ladder.left(frame)
         source = frame if self._keeps_source else None
-        yield replace(frame, planes=planes, format=self._output_format, source=source)
+        stabilised = part.stabilised and not damaged
+        yield replace(frame, planes=planes, format=self._output_format, source=source, stabilised=stabilised)
 
-    def _look_at(self, network: Network, frame: Frame, planes: tuple[Plane, ...]) -> None:
-        """A frame came out of a network: how long that took, and whether it is a picture."""
+    def _look_at(self, network: Network, frame: Frame, planes: tuple[Plane, ...]) -> bool:
+        """A frame came out of a network: how long that took, and whether it had to be replaced."""
         service_ns, self._service_ns = self._service_ns, 0.0
         if self.ladder is not None:
             self.ladder.inferred(network, service_ns)
         if not network.engine.on_gpu:
-            return
+            return False
         replaced = self._guard.replaced
         if self._guard.inspect(frame.planes[0], planes[0]):
             self._runner.distrust(f"gave {HITS} damaged pictures among {WINDOW}")
-        if self._guard.replaced > replaced and network.gives_chroma:
+        if self._guard.replaced == replaced:
+            return False
+        if network.gives_chroma:
             self._resample_chroma(frame, planes)
+        if self._device is not None:  # what was damaged is part of its history
+            self._device.reset()
+        return True
 
     def _start_probes(self, frame: Frame) -> Iterator[Frame]:
         """Tries one tile in every slot when it is time, to see how long a frame would take, and gives nothing of it."""
         network = self.ladder.probe() if self.ladder is not None and not self._probes else None
         if network is None:
             return
-        controls, tile = self._controls(network, frame), network.tiles[0]
+        controls, tile = self._told(network, self._controls(network, frame)), network.tiles[0]
         try:
             while not network.is_full:
                 ticket = network.submit(frame.planes, tile, controls)

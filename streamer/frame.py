@@ -135,7 +135,7 @@ class Frame:
     go along unchanged (audio, subtitles), read from the source around this frame; stages hand them on. `qp` is the
     mean H.264-equivalent quantisation parameter of the picture's blocks, as the decoder tells; None if it doesn't.
     `source` is the frame as it was before it was enhanced, as long as a later stage or sink wants it: it keeps the
-    decoder's memory from being used again.
+    decoder's memory from being used again. `stabilised` says that history is in it already.
     """
 
     planes: tuple[Plane, ...]
@@ -149,6 +149,7 @@ class Frame:
     packets: tuple[Any, ...] = ()
     qp: float | None = None
     source: Frame | None = None
+    stabilised: bool = False
 
     @property
     def time(self) -> Fraction:

@@ -202,10 +202,10 @@ def enhance(
             governed=source.live and governor,
             fps=held_to,
             keeps_source="preview:" in names or stabiliser is not None,
+            stabiliser=stabiliser,
         )
         stages.append(_switch(card, make, stabiliser) if "preview:" in names else make(card))
-    if stabiliser is not None:
-        stages.append(stabiliser)
+    stages += [] if stabiliser is None else [stabiliser]
     settings = EncoderSettings(codec, crf, preset, pix_fmt)
     sinks = _sinks(names, settings, force=force, live=live, segment_s=_exact("segment", segment))
     run = _Run(source, on_progress)

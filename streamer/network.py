@@ -15,18 +15,21 @@ from streamer.runner import Runner
 from streamer.tiling import Tile
 
 _CHROMA = ("u", "v")
+_STABILISED = "stabilised"
 
 
 class Network:
     """Runs one model on frames, in tiles where they are large. For one thread, apart from `open`."""
 
-    def __init__(self, card: ModelCard, runner: Runner, max_tile_px: int | None = None) -> None:
-        """Store what to run; see `streamer.fitting.Fitter` for `max_tile_px`."""
+    def __init__(
+        self, card: ModelCard, runner: Runner, max_tile_px: int | None = None, *, may_stabilise: bool = False
+    ) -> None:
+        """Store what to run; see `streamer.fitting.Fitter` for `max_tile_px` and `may_stabilise`."""
         self.card = card
         self.runner = runner
         self.flying = 0
         """Tiles in flight."""
-        self._max_tile_px = max_tile_px
+        self._max_tile_px, self._may_stabilise = max_tile_px, may_stabilise
 
     @property
     def engine(self) -> engines.Engine:
@@ -58,10 +61,15 @@ class Network:
         verify(self.card)
         return self.runner.make_ready(Fitter(self.card, format, self._max_tile_px), on_done, may_build=may_build)
 
+    @property
+    def stabilises(self) -> bool:
+        """Whether the stabiliser runs behind it on its engine, which then wants to be told more of every frame."""
+        return any(spec.name == _STABILISED for spec in self.engine.outputs)
+
     def open(self, format: VideoFormat, on_done: Callable[[], None] | None = None) -> None:
         """Opens the engine for frames of this format; see `engines.Engine.on_done`. Raises CardError or EngineError."""
         verify(self.card)
-        self.runner.open(Fitter(self.card, format, self._max_tile_px), on_done)
+        self.runner.open(Fitter(self.card, format, self._max_tile_px, self._may_stabilise), on_done)
 
     def submit(self, planes: tuple[Plane, ...], tile: Tile, controls: Mapping[str, Any]) -> engines.Ticket:
         """Starts one tile of a frame with these planes; `controls` are the other inputs."""
@@ -80,10 +88,11 @@ class Network:
         self.flying -= 1
         found = self.engine.collect(ticket)
         if into is not None:
-            self.runner.plan.paste(found["enhanced"][0, 0], tile, self.card.scale, into[0])
+            kind = _STABILISED if self.stabilises else "enhanced"
+            self.runner.plan.paste(found[kind][0, 0], tile, self.card.scale, into[0])
             if self.gives_chroma:
                 for name, plane in zip(_CHROMA, into[1:], strict=True):
-                    plane[...] = found[f"{name}_enhanced"][0, 0, : plane.shape[0], : plane.shape[1]]
+                    plane[...] = found[f"{name}_{kind}"][0, 0, : plane.shape[0], : plane.shape[1]]
         return self.engine.latency_ns / self.engine.slots
 
     def replace_failed(self, error: engines.InferenceError) -> None:

@@ -86,7 +86,8 @@ class Pipeline:
         queues |= {f"to {sink.name}": sink.depth or 0 for sink in self._sinks if isinstance(sink, Queueing)}
         status: dict[str, str | int] = {}
         for stage in self._stages:
-            counts |= stage.counts if isinstance(stage, Counting) else {}
+            for event, number in stage.counts.items() if isinstance(stage, Counting) else ():
+                counts[event] = counts.get(event, 0) + number
             status |= stage.status if isinstance(stage, Reporting) else {}
         return Reading(
             delivered=self.stats.stages["deliver"].frames_out,

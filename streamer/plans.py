@@ -36,12 +36,14 @@ def build(
     precision: str = "auto",
     islands: int = 0,
     level: int | None = None,
+    stabilise: bool = True,
 ) -> str:
     """Builds the plan that a job with this model would use for frames of this size, and shows how far it is.
 
     With `smallest` or `largest`, one plan for all sizes between them, which is fastest at `size`. `pix_fmt`, and
     `siting` as in `ColorSpec.chroma_location`, are the frames'; a plan is for one of each. `islands` is how much of a
-    float16 network stays in float32, see `engines.EngineRequest`.
+    float16 network stays in float32, see `engines.EngineRequest`. `stabilise` is for jobs that stabilise adaptively, as
+    they do by default; others have plans of their own.
 
     Runs on a thread of its own, so that an interrupt is noticed here while the library builds; it stops then at its
     next step, and nothing is kept.
@@ -68,7 +70,7 @@ def build(
     card = load_card(model)
     verify(card)
     formats = [VideoFormat(*each, pix_fmt, ColorSpec(chroma_location=siting)) for each in sizes]
-    low, request, high = (Fitter(card, format).gpu_request() for format in formats)
+    low, request, high = (Fitter(card, format, may_stabilise=stabilise).gpu_request() for format in formats)
     request = replace(request, engine=engine, device=device, precision=precision, islands=islands)
 
     def work(progress: Callable[[str, int, int], None]) -> engines.EngineRow:

@@ -25,7 +25,7 @@ class Runner:
     better one. That takes over when its plan is there; if it can't be built, a warning says why and nothing changes. An
     engine that was asked for by name is waited for instead. An engine that `distrust` names is replaced by the next
     one, in the order of `engines.engine_options`, and so is one that fails. Where memory runs out, the same engine is
-    tried with smaller and smaller tiles first.
+    tried with smaller and smaller tiles first; before that, and where it fails otherwise, without the stabiliser.
 
     All of it happens on the thread that calls, which opens and closes every engine. So a new one is opened while the
     old one still has frames under way, and until it is open, no frame goes in; a live source drops what it can't hand
@@ -241,12 +241,12 @@ class Runner:
         return self._open_now(self._ways[0])
 
     def _open_now(self, way: Fitting) -> tuple[engines.Engine, Fitting]:
-        """Waits for its plan if it needs one; in smaller tiles if memory runs out."""
+        """Waits for its plan if it needs one; goes on to easier ways if it doesn't open."""
         while True:
             try:
                 return self._open(way), way
-            except engines.OutOfMemoryError as error:
-                way = self._smaller(way, error)
+            except engines.EngineError as error:
+                way = self._easier(way, error)
 
     def _open_if_ready(self, way: Fitting) -> tuple[engines.Engine, Fitting] | None:
         """The same, but None where a plan is missing, which is being built then."""
@@ -256,18 +256,26 @@ class Runner:
                     self._start_build(way)
                     return None
                 return self._open(way), way
-            except engines.OutOfMemoryError as error:
-                way = self._smaller(way, error)
+            except engines.EngineError as error:
+                way = self._easier(way, error)
 
-    def _smaller(self, way: Fitting, error: engines.OutOfMemoryError) -> Fitting:
-        """What to try where memory ran out. Raises `error` if the tiles are small enough already."""
+    def _easier(self, way: Fitting, error: engines.EngineError) -> Fitting:
+        """What to try on the same engine. Raises `error` if there is nothing, or the tiles are small enough already."""
         assert self._fitter is not None
-        smaller = self._fitter.smaller(way)
-        if smaller is None:
+        easier, what = self._fitter.unstabilised(way), "it is tried without the stabiliser, which the CPU runs then"
+        no_memory = isinstance(error, engines.OutOfMemoryError)
+        if easier is None and no_memory:
+            easier = self._fitter.smaller(way)
+            what = f"tiles of {easier.plan.tile_width}x{easier.plan.tile_height} are tried" if easier else ""
+        if easier is None or (self._interrupted.is_set() and not no_memory):
             raise error
-        log.warning("%s: tiles of %dx%d are tried", error, smaller.plan.tile_width, smaller.plan.tile_height)
-        self._ways = [smaller if other.option == way.option else other for other in self._ways]
-        return smaller
+        log.warning("%s: %s", error, what)
+        self._put(easier)
+        return easier
+
+    def _put(self, way: Fitting) -> None:
+        """In the place of that of the same engine."""
+        self._ways = [way if other.option == way.option else other for other in self._ways]
 
     def _open(self, way: Fitting) -> engines.Engine:
         made, self._made = self._made, None
@@ -353,6 +361,15 @@ class Runner:
                     log.info("the plan of %s is built: it takes over from %s", way, self.name)
                 return
             reason = reason or "it was built, but could not be kept in the cache"
+        except engines.EngineError as error:
+            reason = str(error)
+        try:
+            easier = self._fitter.unstabilised(way) if self._fitter is not None else None
+            if easier is not None:
+                log.warning("there is no plan of %s with the stabiliser, so one without it is built: %s", way, reason)
+                self._put(easier)
+                self._start_build(easier)
+                return
         except engines.EngineError as error:
             reason = str(error)
         self._drop(way)

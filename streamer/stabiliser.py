@@ -19,7 +19,8 @@ from streamer.motion import Tracker
 from streamer.pool import PlanePool
 
 OFF = "off"
-MODES = (OFF, "adaptive", "flow")
+ADAPTIVE = "adaptive"
+MODES = (OFF, ADAPTIVE, "flow")
 """How to stabilise; `off` is for callers that have a choice: a stage that is off only passes frames on."""
 CUTS = "scene cuts"
 
@@ -35,13 +36,15 @@ class StabiliseStage:
     cost as much as luma's: half the pixels of 4:2:0 blend, nothing is judged. No sample is further from the frame's own
     than the limit of the gate, so that what moves in chroma alone is tinted for a few frames at most.
 
+    Frames that an engine has stabilised pass; see `streamer.device_stabiliser`.
+
     History ends at a scene cut, at a frame's `discontinuity` (a lost and found input has it) and when the format of the
     frames or of their source changes. Dropped frames make history older, not invalid.
     """
 
     name = "stabilise"
 
-    def __init__(self, mode: str = "adaptive", *, strength: float = 1.0, keeps_source: bool = False) -> None:
+    def __init__(self, mode: str = ADAPTIVE, *, strength: float = 1.0, keeps_source: bool = False) -> None:
         self.strength = check_stabilise_strength(strength)
         self.mode = check_stabilise_mode(mode)
         self._keeps_source = keeps_source
@@ -67,7 +70,7 @@ class StabiliseStage:
     def process(self, frame: Frame) -> Iterator[Frame]:
         mode = self.mode
         kept = frame.source if self._keeps_source else None
-        if mode == OFF:
+        if mode == OFF or frame.stabilised:
             self.reset()
             yield replace(frame, source=kept)
             return

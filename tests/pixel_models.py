@@ -87,6 +87,38 @@ def tiny_model(*, conditioned: bool = False) -> bytes:
     return content
 
 
+def stateful_model() -> bytes:
+    """Strength times the mean of all pictures so far, rounded down: its state is their sum and how many they were."""
+    float_, codes = TensorProto.FLOAT, TensorProto.UINT8
+    planes: list[str | int | None] = [1, 1, "height", "width"]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["luma"], ["codes"], name="pixels_in", to=float_),
+            helper.make_node("Add", ["sum", "codes"], ["sum_next"]),
+            helper.make_node("Add", ["count", "one"], ["count_next"]),
+            helper.make_node("Div", ["sum_next", "count_next"], ["mean"]),
+            helper.make_node("Mul", ["mean", "strength"], ["scaled"]),
+            helper.make_node("Floor", ["scaled"], ["floored"]),
+            helper.make_node("Cast", ["floored"], ["enhanced"], name="pixels_out", to=codes),
+        ],
+        "mean",
+        [
+            info("luma", codes, planes),
+            info("strength", float_, [1]),
+            info("sum", float_, planes),
+            info("count", float_, [1]),
+        ],
+        [info("enhanced", codes, planes), info("sum_next", float_, planes), info("count_next", float_, [1])],
+        [numpy_helper.from_array(np.ones(1, np.float32), "one")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.checker.check_model(model)
+    content: bytes = model.SerializeToString()
+    return content
+
+
 def expected(luma: Array, strength: float, bits: int = 8, level: float = 0.0, noise: float = 0.0) -> Array:
     """What the model must give, before rounding: `[1,1,h,w]` to float64 `[1,1,2h,2w]` codes."""
     unit = 255.0 * 2 ** (bits - 8)

@@ -19,7 +19,7 @@ LEVELS = (
     {"frame", "clock", "channel", "stats", "sync", "governor"},
     {"pool", "color", "stage", "tiling", "level", "level_weights", "timeline", "detached", "cuts", "motion"},
     {"blend", "convert", "fitting", "gate", "guard", "runner", "network", "ladder"},
-    {"sources", "sinks", "enhancer", "switch", "stabiliser"},
+    {"sources", "sinks", "enhancer", "switch", "stabiliser", "device_stabiliser"},
     {"pipeline"},
     {"observer", "metrics"},
     {"job", "image", "progress", "compare", "flicker", "vmaf", "doctor", "demo", "plans"},
@@ -68,7 +68,7 @@ def test_streamer(path: Path) -> None:
     names = imports(path)
     assert not uses(names, "benchmarks") | uses(names, "tests")
     assert uses(names, "engines") <= {"engines"}
-    light = {f"onnx_models.{name}" for name in ("cards", "gate", "level", "quantiser")}
+    light = {f"onnx_models.{name}" for name in ("cards", "gate", "level", "quantiser", "stabiliser")}
     assert uses(names, "onnx_models") <= light
     for vendor in ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "cuda", "onnx", "torch"):
         assert not uses(names, vendor)

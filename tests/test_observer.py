@@ -74,6 +74,22 @@ def test_what_the_source_does_to_sound_counts_in_every_output() -> None:
     assert Pipeline(source, [], [Talkie(), Silent()]).av_sync() == {"collector": AvSync(37.5, -500.0, -120.0)}
 
 
+class Oddity(Delay):
+    counts = property(lambda self: {"oddities": 3})
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
+def test_what_several_count_under_one_name_is_added_up() -> None:
+    pipeline = Pipeline(Numbers(1), [Oddity("one"), Oddity("two")], [Collector()])
+    assert pipeline.reading().events == {"oddities": 8}
+    with pipeline:
+        pass
+    assert pipeline.stats.summary()["events"] == {"oddities": 8}
+
+
 class Old(Numbers):
     """Live frames; those from 5 on were captured long before they come."""
 

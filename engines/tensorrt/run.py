@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ..base import Engine, EngineError, OutOfMemoryError, SlotBuffers, TensorSpec, vendor_reason
+from ..base import Engine, EngineError, OutOfMemoryError, SlotBuffers, TensorSpec, carried_between, vendor_reason
 from ..cpu import usable_cpus
 from ..model import FixedModel, model_name, onnx_library, read_model, with_shapes
 from .build import BuildError, BuildSettings
@@ -20,6 +20,7 @@ from .graph import NotCapturableError
 from .load import LoadedPlan, PlanSource
 from .profile import Profile
 from .slot import InferenceRefusedError, Lanes, Slot, Specs, size_of
+from .state import DeviceState, StatefulSlot
 from .vendor import TENSORRT, TENSORRT_RTX, Backend, load_vendor
 
 if TYPE_CHECKING:
@@ -42,13 +43,17 @@ class TensorRTEngine(Engine):
     Nothing is allocated for a frame, and the host waits only in `collect`, for that frame's outputs. The GPU's context
     is current only inside of these calls, so the thread may use other GPUs and other libraries in between.
 
+    A network's state stays on the device; see `engines.tensorrt.state`.
+
     After an error that the driver calls sticky, such as an illegal address, this process can't use that GPU any more.
     """
 
     name = "tensorrt"
     on_gpu = True
+    keeps_state = True
     backend: ClassVar[Backend] = TENSORRT
     slot_type: ClassVar[type[Slot]] = Slot
+    stateful_slot_type: ClassVar[type[StatefulSlot]] = StatefulSlot
 
     def __init__(
         self,
@@ -105,6 +110,12 @@ class TensorRTEngine(Engine):
         self._plan: LoadedPlan | None = None
         self._lanes: Lanes | None = None
         self._slots: list[Slot] = []
+        self._memory: DeviceState | None = None
+
+    @property
+    def state_nbytes(self) -> int:
+        """Of the device's memory, for both halves of a network's state; 0 without one, and while closed."""
+        return 0 if self._memory is None else self._memory.nbytes
 
     def has_plan(self) -> bool:
         """Whether `open` would find its plan in the cache and build nothing. Takes no memory of the GPU.
@@ -123,12 +134,21 @@ class TensorRTEngine(Engine):
         with self._gpu.current():
             self._check_memory(self._gpu, fixed)
             self._plan = self._source.load(read_model(self._model), self._title, self._gpu.device)
-            inputs, outputs = _specs(self._plan, fixed)
+            inputs, outputs = self._without_state(self._gpu, *_specs(self._plan, fixed))
             self._lanes = Lanes.make(self._gpu)
             self._make_slots(self._plan, inputs, outputs)
             self._capture()
             self._plan.keep_compiled()
         return [slot.buffers for slot in self._slots]
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        if self._memory is not None:  # of the trial runs
+            assert self._gpu is not None
+            assert self._lanes is not None
+            with self._gpu.current():
+                self._memory.clear(self._lanes.compute)
+                self._lanes.compute.synchronize()
 
     def _submit(self, slot: int) -> None:
         assert self._gpu is not None
@@ -152,6 +172,8 @@ class TensorRTEngine(Engine):
                     steps.callback(self._gpu.release)
                     steps.enter_context(self._gpu.current())
                     steps.callback(self._forget)
+                    if self._memory is not None:
+                        steps.callback(self._memory.release)
                     for slot in self._slots:
                         steps.callback(slot.release)
                     if self._plan is not None:
@@ -163,7 +185,7 @@ class TensorRTEngine(Engine):
         self.slots = self._wanted_slots
 
     def _forget(self) -> None:
-        self._slots, self._lanes = [], None
+        self._slots, self._lanes, self._memory = [], None, None
 
     def _subject(self) -> str:
         return self._title
@@ -178,6 +200,19 @@ class TensorRTEngine(Engine):
         return OutOfMemoryError(
             f"the {self.name} engine cannot open {self._title}: GPU {self._device} has not enough memory for "
             f"one picture in flight ({why}); close other programs that use it, or use a smaller picture"
+        )
+
+    def _without_state(self, gpu: Gpu, inputs: Specs, outputs: Specs) -> tuple[Specs, Specs]:
+        """What goes up and comes down; memory for what stays."""
+        carried = carried_between(inputs, outputs)
+        written = set(carried.values())
+        self.state = tuple(spec for spec in inputs if spec.name in carried)
+        if self.state:
+            self._memory = DeviceState(gpu, self.state, carried)
+            log.info("%s keeps a state of %d KiB on the GPU", self._title, self._memory.nbytes >> 10)
+        return (
+            tuple(spec for spec in inputs if spec.name not in carried),
+            tuple(spec for spec in outputs if spec.name not in written),
         )
 
     def _make_slots(self, plan: LoadedPlan, inputs: Specs, outputs: Specs) -> None:
@@ -205,7 +240,11 @@ class TensorRTEngine(Engine):
         assert self._lanes is not None
         made = len(self._slots)
         try:
-            self._slots.append(self.slot_type(self._gpu, plan.new_context(), self._lanes, inputs, outputs))
+            parts = self._gpu, plan.new_context(), self._lanes, inputs, outputs
+            if self._memory is None:
+                self._slots.append(self.slot_type(*parts))
+            else:
+                self._slots.append(self.stateful_slot_type(*parts, self._memory))
             self._slots[made].submit()
             self._slots[made].wait()
         except EngineError as error:

@@ -199,16 +199,22 @@ class Slot:
 
     def _set_addresses(self, inputs: Specs, outputs: Specs, up: Block, down: Block) -> None:
         for spec in inputs:
-            if not self._context.set_input_shape(spec.name, spec.shape):
-                raise EngineError(f"TensorRT does not take {spec}: it is outside of what the plan was built for")
+            self._set_shape(spec)
         for spec in outputs:
             shape = tuple(self._context.get_tensor_shape(spec.name))
             if shape != spec.shape:
                 raise EngineError(f"TensorRT gives {spec.name} {list(shape)}, where {spec} was expected")
         for specs, block, memory in ((inputs, up, self._on_device[0]), (outputs, down, self._on_device[1])):
             for spec in specs:
-                if not self._context.set_tensor_address(spec.name, int(memory) + block.offsets[spec.name]):
-                    raise EngineError(f"TensorRT does not take an address for {spec}")
+                self._set_address(spec.name, int(memory) + block.offsets[spec.name])
+
+    def _set_shape(self, spec: TensorSpec) -> None:
+        if not self._context.set_input_shape(spec.name, spec.shape):
+            raise EngineError(f"TensorRT does not take {spec}: it is outside of what the plan was built for")
+
+    def _set_address(self, name: str, address: int) -> None:
+        if not self._context.set_tensor_address(name, address):
+            raise EngineError(f"TensorRT does not take an address for {name}")
 
 
 def size_of(spec: TensorSpec) -> int:

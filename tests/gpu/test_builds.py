@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engines import EngineError, EngineRequest, for_bits
+from engines import EngineError, EngineOption, EngineRequest, for_bits
 from engines.chroma import with_chroma
+from engines.follower import with_follower
 from engines.model import with_shapes
 from engines.tensorrt import BuildSettings, Profile, half_precision, to_fp16
 from engines.tensorrt.build import BuildError, build_plan
 from engines.tensorrt.vendor import TENSORRT, TENSORRT_RTX, Journal, load_vendor
 from onnx_models.cards import list_cards, load_card
 from streamer.color import ChromaScaler
-from streamer.frame import ColorSpec, PixelLayout
+from streamer.fitting import Fitter
+from streamer.frame import ColorSpec, PixelLayout, VideoFormat
 from tests.pixel_models import tiny_model
 
 if TYPE_CHECKING:
@@ -61,6 +63,27 @@ def test_chroma_builds_for_one_size_and_for_a_range(rtx: Any, scale: int, bits: 
     sizes = ((320, 180), (640, 360), (1281, 721))
     shapes = [EngineRequest(luma, *size, chroma=filter).shapes() for size in sizes]
     model = with_chroma(luma, filter)
+    settings, journal = BuildSettings(capability="8.6"), Journal()
+    assert build_plan(rtx, journal, with_shapes(model, shapes[1]).content, settings)[0]
+    assert build_plan(rtx, journal, model, settings, profile=Profile(*shapes))[0]
+    assert not journal.problems
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "gray"])
+@pytest.mark.parametrize("name", ["upscale-x2-nano", "restore-x1-nano"])
+def test_the_stabiliser_builds_behind_a_network(rtx: Any, name: str, pix_fmt: str) -> None:
+    """What jobs give to TensorRT, for one size and for a range."""
+    card = load_card(name)
+    option = EngineOption("tensorrt-rtx", "f16", on_gpu=True, builds_plans=True, keeps_state=True)
+    sizes = ((320, 180), (640, 360), (1281, 721))
+    fitters = [Fitter(card, VideoFormat(*size, pix_fmt), may_stabilise=True) for size in sizes]
+    requests = [fitter.fit(option).request for fitter in fitters]
+    model = half_precision(card.path.read_bytes())
+    if requests[0].chroma is not None:
+        model = with_chroma(model, requests[0].chroma)
+    assert requests[0].follower is not None
+    model = with_follower(model, requests[0].follower)
+    shapes = [request.shapes() for request in requests]
     settings, journal = BuildSettings(capability="8.6"), Journal()
     assert build_plan(rtx, journal, with_shapes(model, shapes[1]).content, settings)[0]
     assert build_plan(rtx, journal, model, settings, profile=Profile(*shapes))[0]

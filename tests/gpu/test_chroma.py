@@ -129,5 +129,6 @@ def test_another_process_understands_the_request(tmp_path: Path) -> None:
     for islands in (1, ("a", "b")):
         sent = EngineRequest(path, WIDTH, HEIGHT, 10, "tensorrt", 1, "f16", islands, SCALER.filter)
         assert EngineRequest.from_json(sent.to_json()) == sent
-    assert EngineRequest.from_json(EngineRequest(path, 1, 2).to_json()) == EngineRequest(path, 1, 2)
+    for sent in (EngineRequest(path, 1, 2), EngineRequest(path, 1, 2, follower=bytes(range(256)))):
+        assert EngineRequest.from_json(sent.to_json()) == sent
     assert PlanBuild(sent).ended is False

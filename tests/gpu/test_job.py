@@ -214,7 +214,7 @@ def test_a_live_job_goes_over_to_tiles_when_their_plan_is_built(
 ) -> None:
     """Its plan for whole frames is there, and the memory for them is not."""
     monkeypatch.setattr(fitting, "MIN_TILE_PX", 1)
-    plans.build(card.name, f"{WIDTH}x{HEIGHT}", precision="f32")
+    plans.build(card.name, f"{WIDTH}x{HEIGHT}", precision="f32", stabilise=False)
     simulated_gpu.fail("cuMemAlloc", OUT_OF_MEMORY)
     frames = [noise(number, WIDTH, HEIGHT) for number in range(FRAMES)]
     stage = EnhanceStage(card, precision="f32", level=0.3, noise=0.1, at_once=True)

@@ -12,14 +12,20 @@ import pytest
 
 from engines import EngineError, TensorRTEngine
 from engines.tensorrt.slot import Block, Slot
+from engines.tensorrt.state import DeviceState, StatefulSlot
 from tests.gpu.device import EAGER, LAZY, SEEDS
 from tests.gpu.fixtures import NOTHING
-from tests.pixel_models import Array, assert_close, expected, picture, tiny_model
+from tests.pixel_models import assert_close, expected, picture, stateful_model, tiny_model
+from tests.test_engines import HEIGHT, WIDTH, feeds
+from tests.test_state import STATE_SHAPES, means
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.gpu.device import SimulatedGpu
 
-HEIGHT, WIDTH, FRAMES = 18, 26, 7
+FRAMES = 7
+INVALID_VALUE = 1
 ORDERS = (LAZY, EAGER, *SEEDS)
 
 
@@ -163,10 +169,6 @@ CASES = [
 ]
 
 
-def feeds(seed: int) -> dict[str, Array]:
-    return {"luma": picture(seed, HEIGHT, WIDTH), "strength": np.ones(1, np.float32)}
-
-
 def run(slot_type: type[Slot], *, graphs: bool) -> None:
     """Several frames with as many in flight as there are slots, each compared with what it must be."""
     kind = type("Changed", (TensorRTEngine,), {"slot_type": slot_type})
@@ -195,13 +197,146 @@ def test_every_bug_is_noticed(
     simulated_gpu: SimulatedGpu, bug: type[Slot], graphs: bool, told: str, order: int
 ) -> None:
     simulated_gpu.set_order(order)
+    slot_type = type("Mutant", (bug,), {})
+    check_noticed(simulated_gpu, told, lambda: run(slot_type, graphs=graphs))
+
+
+# --- a state that stays on the device
+
+
+class OnAStreamOfItsOwn(StatefulSlot):
+    """Its inferences wait for their upload, and nothing for the inference before."""
+
+    _apart: Any = None
+
+    def _after_upload(self, stream: Any) -> None:
+        self._apart = self._apart or self._gpu.stream()
+        super()._after_upload(self._apart)
+
+    def _infer(self, stream: Any) -> None:
+        super()._infer(self._apart)
+        self.computed.record(self._apart)
+        stream.wait_for_event(self.computed)
+
+
+class TheSameHalfAgain(StatefulSlot):
+    def _advance(self) -> None:
+        pass
+
+
+class EverySlotItsOwnTurn(StatefulSlot):
+    """Each begins with half 0 and changes sides, whatever the others do."""
+
+    def _infer(self, stream: Any) -> None:
+        shared, self._state.turn = self._state.turn, getattr(self, "_own_turn", 0)
+        super()._infer(stream)
+        self._own_turn, self._state.turn = 1 - self._state.turn, shared
+
+
+class TurnedBeforeItIsSubmitted(StatefulSlot):
+    """An inference that is refused then takes the state with it."""
+
+    def submit(self) -> None:
+        self._advance()
+        Slot.submit(self)
+
+
+class ReadsWhatItWrites(StatefulSlot):
+    def _bind(self, turn: int) -> None:
+        super()._bind(turn)
+        for name, address in self._state.addresses(turn).items():
+            if name.endswith("_next"):
+                self._set_address(name.removesuffix("_next"), address)
+
+
+class CapturedForOneTurn(StatefulSlot):
+    def _bind(self, turn: int) -> None:
+        super()._bind(0)
+
+
+class HalfFreedEarly(StatefulSlot):
+    def _infer(self, stream: Any) -> None:
+        super()._infer(stream)
+        self._state._halves[self._state.turn].free()
+
+
+FEW_ORDERS = (LAZY, SEEDS[0])
+"""The race detector finds what it finds in every order, and so does a look at the results."""
+STATE_BUGS: list[tuple[type[StatefulSlot], tuple[bool, ...], str]] = [
+    (OnAStreamOfItsOwn, BOTH, "race: inference .* (reads what may not be written yet|overwrites what may still be)"),
+    (TheSameHalfAgain, BOTH, "frame 1 is wrong"),
+    (EverySlotItsOwnTurn, BOTH, "frame 1 is wrong"),
+    (TurnedBeforeItIsSubmitted, BOTH, "after a refusal"),
+    (ReadsWhatItWrites, BOTH, "frame 1 is wrong"),
+    (CapturedForOneTurn, BOTH, "frame 1 is wrong"),
+    (HalfFreedEarly, EVENTS, "uses freed memory"),
+]
+STATE_CASES = [
+    pytest.param(bug, graphs, told, id=f"{bug.__name__}-{graphs}")
+    for bug, modes, told in STATE_BUGS
+    for graphs in modes
+]
+
+
+def run_with_state(gpu: SimulatedGpu, slot_type: type[StatefulSlot], *, graphs: bool) -> None:
+    """The same with a network that has a state; one inference in the middle is refused."""
+    kind = type("Changed", (TensorRTEngine,), {"stateful_slot_type": slot_type})
+    wanted = means(2 * FRAMES)
+    flying: list[tuple[int, Any]] = []
+    with kind(stateful_model(), STATE_SHAPES, graphs=graphs) as engine:
+
+        def check() -> None:
+            number, ticket = flying.pop(0)
+            right = np.array_equal(engine.collect(ticket)["enhanced"], wanted[number])
+            assert right, f"frame {number} is wrong{', after a refusal' if number >= FRAMES else ''}"
+
+        for number in range(2 * FRAMES):
+            if len(flying) == engine.slots:
+                check()
+            if number == FRAMES:
+                gpu.fail("cuMemcpyHtoDAsync", INVALID_VALUE)
+                with pytest.raises(EngineError, match="cuMemcpyHtoDAsync failed"):
+                    engine.submit(feeds(0))
+            flying.append((number, engine.submit(feeds(number))))
+        while flying:
+            check()
+
+
+@pytest.mark.parametrize("order", FEW_ORDERS)
+@pytest.mark.parametrize("graphs", BOTH)
+def test_without_a_bug_a_state_is_in_order(simulated_gpu: SimulatedGpu, order: int, graphs: bool) -> None:
+    simulated_gpu.set_order(order)
+    run_with_state(simulated_gpu, StatefulSlot, graphs=graphs)
+    assert simulated_gpu.violations() == []
+
+
+@pytest.mark.parametrize("order", FEW_ORDERS)
+@pytest.mark.parametrize(("bug", "graphs", "told"), STATE_CASES)
+def test_every_bug_of_a_state_is_noticed(
+    simulated_gpu: SimulatedGpu, bug: type[StatefulSlot], graphs: bool, told: str, order: int
+) -> None:
+    simulated_gpu.set_order(order)
+    slot_type = type("Mutant", (bug,), {})
+    check_noticed(simulated_gpu, told, lambda: run_with_state(simulated_gpu, slot_type, graphs=graphs))
+
+
+@pytest.mark.parametrize("order", FEW_ORDERS)
+def test_a_state_that_is_not_cleared_is_noticed(
+    simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    simulated_gpu.set_order(order)
+    monkeypatch.setattr(DeviceState, "clear", lambda self, stream: None)
+    check_noticed(simulated_gpu, "frame 0 is wrong", lambda: run_with_state(simulated_gpu, StatefulSlot, graphs=True))
+
+
+def check_noticed(gpu: SimulatedGpu, told: str, run: Callable[[], None]) -> None:
     noticed = ""
     try:
-        run(type("Mutant", (bug,), {}), graphs=graphs)
+        run()
     except (EngineError, AssertionError) as error:
         noticed = str(error)
-    noticed = "\n".join([noticed, *simulated_gpu.violations()])
-    if simulated_gpu.live() != NOTHING:
+    noticed = "\n".join([noticed, *gpu.violations()])
+    if gpu.live() != NOTHING:
         gc.collect()
-    simulated_gpu.reset()  # a broken engine leaves things behind
+    gpu.reset()  # a broken engine leaves things behind
     assert re.search(told, noticed), noticed

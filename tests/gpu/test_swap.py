@@ -104,7 +104,7 @@ def test_a_live_job_starts_at_once_and_goes_over_to_the_gpu(
 def test_with_a_plan_in_the_cache_it_starts_on_the_gpu(
     card: ModelCard, simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plans.build(card.name, f"{WIDTH}x{HEIGHT}")
+    plans.build(card.name, f"{WIDTH}x{HEIGHT}", stabilise=False)
     monkeypatch.setattr(PlanBuild, "start", None)
     stage, results = live(card), list[Frame]()
     stage.open(numbered(0).format)
@@ -233,7 +233,7 @@ def test_a_system_without_room_for_a_child_is_told(
 def test_a_live_job_whose_float16_is_black_goes_to_the_cpu_and_then_to_more_float32(
     card: ModelCard, real_child: None, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plans.build(card.name, f"{WIDTH}x{HEIGHT}")
+    plans.build(card.name, f"{WIDTH}x{HEIGHT}", stabilise=False)
     real, first = engines.TensorRTEngine._collect, dict[str, engines.Engine]()
 
     def spoil(self: engines.TensorRTEngine, slot: int) -> None:

@@ -221,6 +221,17 @@ def test_unknown_modes_are_refused() -> None:
         StabiliseStage("fixed")
 
 
+def test_frames_that_are_stabilised_already_pass_and_end_the_history() -> None:
+    frames = frames_of(noisy(textured(HEIGHT, WIDTH), 6, 5.0))
+    frames[3] = replace(frames[3], stabilised=True)
+    stage = StabiliseStage()
+    stage.open(frames[0].format)
+    results = [result for frame in frames for result in stage.process(frame)]
+    changed = [(out.planes[0] != frame.planes[0]).any() for out, frame in zip(results, frames, strict=True)]
+    assert changed == [False, True, True, False, False, True]
+    assert results[3].planes is frames[3].planes
+
+
 def test_memory_stays_and_is_what_is_stated() -> None:
     frames = frames_of(noisy(textured(HEIGHT, WIDTH), 3, 5.0))
     stage = StabiliseStage()

@@ -37,6 +37,15 @@ EXPORT CUresult cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t size, CU
     return enqueue(stream, std::move(op));
 }
 
+EXPORT CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t size, CUstream stream) {
+    LOCKED;
+    TRY(check_stream("cuMemsetD8Async", stream));
+    if (!on_device(to, size, "cuMemsetD8Async")) return INVALID_VALUE;
+    Op op{described("fill", size, stream), {{(uintptr_t)to, size, true}}, {}, {}, {}};
+    op.run = [=] { return memset((void*)to, value, size), SUCCESS; };
+    return enqueue(stream, std::move(op));
+}
+
 // Synchronous copies run on the legacy stream, which does not wait for non-blocking ones.
 static CUresult at_once(const char* name, void* to, const void* from, size_t size, uintptr_t device) {
     TRY(allowed_outside_capture(name));

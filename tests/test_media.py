@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,9 +17,7 @@ from streamer.convert import chroma_location, mastering_of, picture_color
 from streamer.frame import FULL, HLG, LIMITED, PQ, ColorSpec
 from streamer.stage import Media
 from tests.clips import (
-    SUBTITLES,
     Clip,
-    chapter_starts,
     copied_packets,
     decoded,
     luma,
@@ -332,130 +329,6 @@ class TestColor:
             assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
 
 
-class TestCompanions:
-    """Everything beside the picture is copied bit for bit, or its loss is said."""
-
-    def test_sound_is_copied_in_sync_with_its_tags(self, tmp_path: Path) -> None:
-        clip = Clip(
-            frames=25, audio="aac", audio_languages=("deu", "fra"), metadata={"title": "A title"}, chapters=True
-        )
-        source, target = clip.write(tmp_path / "in.mp4"), tmp_path / "out.mp4"
-        streamer.enhance(source, target)
-        assert copied_packets(target, "audio") == copied_packets(source, "audio")
-        with av.open(str(source)) as before, av.open(str(target)) as after:
-            assert [s.language for s in after.streams.audio] == ["deu", "fra"]
-            assert [int(s.disposition) for s in after.streams] == [int(s.disposition) for s in before.streams]
-            assert after.metadata["title"] == "A title"
-            assert [c["metadata"]["title"] for c in after.chapters()] == ["one", "two"]
-            assert chapter_starts(after) == chapter_starts(before)
-
-    def test_subtitles_attachments_and_two_sounds_in_matroska(self, tmp_path: Path) -> None:
-        (tmp_path / "s.srt").write_text(SUBTITLES)
-        plain = Clip(frames=25, audio="libopus", attachment=b"not really a font").write(tmp_path / "plain.mkv")
-        source, target = tmp_path / "in.mkv", tmp_path / "out.mkv"
-        _add_subtitles(plain, tmp_path / "s.srt", source)
-        transcode(source, target)
-        for kind in ("audio", "subtitle"):
-            assert copied_packets(target, kind) == copied_packets(source, kind)
-            assert copied_packets(target, kind)[0]
-        with av.open(str(target)) as container:
-            (attachment,) = (s for s in container.streams if isinstance(s, av.stream.AttachmentStream))
-            assert attachment.data == b"not really a font"
-            assert attachment.metadata["mimetype"] == "application/x-truetype-font"
-
-    def test_what_a_container_cannot_hold_is_said(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        (tmp_path / "s.srt").write_text(SUBTITLES)
-        plain = Clip(attachment=b"font", metadata={"MOOD": "gay"}).write(tmp_path / "plain.mkv")
-        source = tmp_path / "in.mkv"
-        _add_subtitles(plain, tmp_path / "s.srt", source)
-        summary = transcode(source, tmp_path / "out.mp4", codec="h264")
-        notes = " ".join(summary.notes)
-        assert "stream #1 (srt)" in notes
-        assert "attachment" in notes
-        assert "MOOD" in notes
-
-    def test_cover_art_is_kept_and_not_enhanced(self, tmp_path: Path) -> None:
-        picture = Clip(20, 20, frames=1, codec="png", pix_fmt="rgb24", options={}).write(tmp_path / "cover.png")
-        video = Clip(frames=5).write(tmp_path / "video.mp4")
-        source = tmp_path / "in.mp4"
-        with av.open(str(video)) as a, av.open(str(picture)) as b, av.open(str(source), "w") as out:
-            copies = [out.add_stream_from_template(c.streams.video[0], opaque=True) for c in (b, a)]
-            copies[0].disposition = av.stream.Disposition.attached_pic
-            for container, copy in zip((b, a), copies, strict=True):
-                for packet in container.demux(video=0):
-                    if packet.size:
-                        packet.stream = copy
-                        out.mux(packet)
-        summary = streamer.enhance(source, tmp_path / "out.mp4")
-        assert (summary.frames, summary.source_size) == (5, "64x48")
-        with av.open(str(tmp_path / "out.mp4")) as container:
-            covers = [s for s in container.streams.video if s.disposition & av.stream.Disposition.attached_pic]
-            assert [(s.width, s.codec_context.name) for s in covers] == [(20, "png")]
-
-    def test_two_outputs_get_the_same(self, tmp_path: Path) -> None:
-        source = Clip(frames=12, audio="aac").write(tmp_path / "in.mp4")
-        targets = [tmp_path / "a.mp4", tmp_path / "b.mkv"]
-        streamer.enhance(source, targets)
-        assert copied_packets(targets[0], "audio") == copied_packets(source, "audio")
-        assert [data for data, _ in copied_packets(targets[1], "audio")[0]] == [
-            data for data, _ in copied_packets(source, "audio")[0]
-        ]
-        assert times(targets[0]) == times(source)
-        shift = times(targets[1])[0]  # Matroska has no time before zero: the sound's lead-in moves everything
-        assert [time - shift for time in times(targets[1])] == times(source)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["a.mp4", "a.mkv", "a.mov", "a.webm", "a.avi", "a.ts", "a.flv", "a.nut", "a.gif", "a.m4v"],
-)
-def test_containers(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.ERROR)
-    source = Clip(frames=8).write(tmp_path / "in.mp4")
-    streamer.enhance(source, tmp_path / name)
-    pictures = decoded(tmp_path / name)
-    assert len(pictures) == 8
-    assert (pictures[0].width, pictures[0].height) == (128, 96)
-
-
-@pytest.mark.parametrize("codec", ["h264", "hevc", "av1", "vp9", "ffv1", "prores", "mjpeg", "mpeg4"])
-def test_codecs(tmp_path: Path, codec: str) -> None:
-    source = Clip(frames=8).write(tmp_path / "in.mp4")
-    streamer.enhance(source, tmp_path / "out.mkv", codec=codec)
-    assert len(decoded(tmp_path / "out.mkv")) == 8
-
-
-def _add_subtitles(video: Path, subtitles: Path, target: Path) -> None:
-    with av.open(str(video)) as a, av.open(str(subtitles)) as b, av.open(str(target), "w") as out:
-        out.metadata.update(a.metadata)
-        copies = {}
-        for container in (a, b):
-            for stream in container.streams:
-                copy = out.add_stream_from_template(stream, opaque=True)
-                copy.metadata.update(stream.metadata)
-                copies[stream] = copy
-        for container in (b, a):
-            for packet in container.demux():
-                if packet.size and packet.stream.type != "attachment":
-                    packet.stream = copies[packet.stream]
-                    out.mux(packet)
-
-
-@pytest.mark.parametrize("frames", [1, 2, 3, 4])
-def test_clips_shorter_than_the_encoder_looks_ahead(tmp_path: Path, frames: int) -> None:
-    source = Clip(frames=frames).write(tmp_path / "in.mp4")
-    for _ in range(3):  # libx265's unset decoding times vary from run to run
-        transcode(source, tmp_path / "out.mp4", codec="hevc", preset="veryfast", force=True)
-        assert times(tmp_path / "out.mp4") == times(source)
-
-
-def test_a_constant_rate_container_says_how_far_it_moved_pictures(tmp_path: Path) -> None:
-    clip = Clip(time_base=Fraction(1, 1000), pts=[0, 10, 100, 300])
-    summary = transcode(clip.write(tmp_path / "in.mp4"), tmp_path / "out.avi", codec="h264")
-    assert len(decoded(tmp_path / "out.avi")) == 4
-    assert any("its clock is coarse: pictures moved by up to" in note for note in summary.notes)
-
-
 def test_interlaced_streams_may_change_in_the_middle(tmp_path: Path) -> None:
     options = {"crf": "5", "flags": "+ildct+ilme"}
     parts = [
@@ -466,49 +339,12 @@ def test_interlaced_streams_may_change_in_the_middle(tmp_path: Path) -> None:
     assert transcode(tmp_path / "both.ts", tmp_path / "out.mkv").frames == 12
 
 
-def test_sound_beyond_the_duration_is_left_out(tmp_path: Path) -> None:
-    source = Clip(frames=50, audio="pcm_s16le").write(tmp_path / "in.mkv")
-    transcode(source, tmp_path / "out.mkv", duration=0.4)
-    (sound,) = copied_packets(tmp_path / "out.mkv", "audio")
-    assert all(when is not None and when < Fraction(4, 10) for _, when in sound)
-    assert len(sound) > 10
-
-
-@pytest.mark.parametrize("name", ["100% real.mp4", "a:b.mkv", "-dash.mp4", "späce ünï.mkv", "%.png"])
-def test_unusual_file_names(tmp_path: Path, name: str) -> None:
-    source = Clip(frames=1).write(tmp_path / "in.mp4").rename(tmp_path / f"in {name}.mp4")
-    streamer.enhance(source, tmp_path / name)
-    assert len(decoded(tmp_path / name)) == 1
-
-
-def test_a_clock_coarser_than_the_rate_gives_each_picture_its_own_tick(tmp_path: Path) -> None:
-    clip = Clip(time_base=Fraction(1, 1_000_000), pts=[0, 7, 500, 501, 1_000_000])
-    source = clip.write(tmp_path / "in.mp4")
-    for name in ("out.mkv", "out.flv", "out.gif"):
-        transcode(source, tmp_path / name, codec=None)
-        found = times(tmp_path / name)
-        assert len(found) == 5
-        assert found == sorted(set(found))
-
-
 def test_a_hole_in_a_sequence_is_said(tmp_path: Path) -> None:
     streamer.enhance(Clip(frames=6).write(tmp_path / "in.mp4"), tmp_path / "g%d.png", model="none")
     (tmp_path / "g3.png").unlink()
     summary = transcode(tmp_path / "g%d.png", tmp_path / "out.mkv")
     assert summary.frames == 2
     assert any("number 3 is missing" in note for note in summary.notes)
-
-
-def test_streams_that_a_container_keeps_as_something_else_are_said(tmp_path: Path) -> None:
-    (tmp_path / "s.srt").write_text(SUBTITLES)
-    _add_subtitles(Clip().write(tmp_path / "plain.mkv"), tmp_path / "s.srt", tmp_path / "in.mkv")
-    summary = transcode(tmp_path / "in.mkv", tmp_path / "out.ts", codec="h264")
-    assert any("subtitle" in note or "srt" in note for note in summary.notes)
-
-
-def test_raw_video_is_written_although_it_cannot_be_read_back(tmp_path: Path) -> None:
-    streamer.enhance(Clip(frames=2).write(tmp_path / "in.mp4"), tmp_path / "out.yuv", model="none")
-    assert (tmp_path / "out.yuv").stat().st_size == 2 * 64 * 48 * 3 // 2
 
 
 def test_rgb_pictures_have_no_cast(tmp_path: Path) -> None:

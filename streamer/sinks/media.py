@@ -64,6 +64,7 @@ class MediaSink:
         self._settings = settings
         self._container: Any = None
         self._encoder: Encoder | None = None
+        self._picture_s = Fraction(0)
 
     @property
     def av_sync(self) -> AvSync | None:
@@ -134,12 +135,13 @@ class MediaSink:
             self._track.write(frame)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error("write", error) from error
+        self._picture_s = frame.time
         self.mux(frame.packets)
 
     def mux(self, packets: Iterable[Any]) -> None:
         """Writes packets of the streams that go along, after the first frame. Raises SinkError."""
         try:
-            self._companions.mux(packets)
+            self._companions.mux(packets, self._picture_s)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error("write", error) from error
 
@@ -149,6 +151,7 @@ class MediaSink:
         if self._container is None:
             return
         try:
+            self._companions.finish()
             self._track.finish()
             self._container.close()
             self._container = None

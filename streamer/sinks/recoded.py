@@ -19,6 +19,8 @@ _BIT_RATE = 128_000
 _PRIMING_S = Fraction(1, 20)
 """Silence at the beginning leaves room for what encoders put before their first sample, so that no time is negative."""
 _CHUNK_SAMPLES = 4096
+_LAYOUTS = {1: "mono", 6: "5.1"}
+"""By the number of channels; everything else becomes stereo."""
 
 
 class RecodedSound:
@@ -42,7 +44,7 @@ class RecodedSound:
         self._decoder.sample_rate = source.sample_rate
         self._decoder.layout = source.layout
         rate = 48000 if codec == "libopus" else source.sample_rate
-        layout = "mono" if source.layout.nb_channels == 1 else "stereo"
+        layout = _LAYOUTS.get(source.layout.nb_channels, "stereo")
         self._stream = container.add_stream(codec, rate=rate, layout=layout)
         self._stream.codec_context.bit_rate = _BIT_RATE
         self._resampler: Any = None

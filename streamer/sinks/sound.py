@@ -8,6 +8,7 @@ from typing import Any
 
 from streamer.clock import fraction
 from streamer.notes import Notes
+from streamer.sinks.companions import can_hold
 from streamer.sinks.copied import CopiedSound
 from streamer.sinks.outputs import Output
 from streamer.sinks.recoded import RecodedSound
@@ -61,7 +62,7 @@ class Sounds:
 
 def _is_copied(stream: Any, output: Output) -> bool:
     if output.sounds is None:
-        return True
+        return can_hold(output.muxer, stream)
     # RTSP describes AAC by its header, which AAC out of a transport stream doesn't have.
     headless = _codec(stream) == "aac" and output.muxer == "rtsp" and not stream.codec_context.extradata
     return _codec(stream) in output.sounds and not headless

@@ -16,7 +16,8 @@ def test_the_models_table_is_that_of_the_cards() -> None:
 
 
 def test_every_option_named_exists() -> None:
-    source = (Path(__file__).parent.parent / "streamer" / "cli.py").read_text()
+    folder = Path(streamer.__file__).parent / "cli"
+    source = "".join(path.read_text() for path in folder.glob("*.py"))
     for option in set(re.findall(r"(?<![\w|-])--([a-z][a-z-]+)", README)) - {"data"}:  # an option of the training
         assert f"--{option}" in source or re.search(rf"\b{option.replace('-', '_')}: ", source), option
 

@@ -42,7 +42,9 @@ def test_a_job_uses_the_plan_that_was_built(simulated_gpu: SimulatedGpu, monkeyp
 
 
 def test_the_command_takes_what_a_plan_depends_on(simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.cli._set_up_logging", lambda level: None)  # its handler would outlive the runner
+    monkeypatch.setattr(
+        "streamer.cli.running.set_up_logging", lambda level: None
+    )  # its handler would outlive the runner
 
     def build(*arguments: str) -> str:
         outcome = CliRunner().invoke(app, ["engines", "build", MODEL, "--size", "64x48", *arguments])

@@ -1,0 +1,180 @@
+"""`compare`, `doctor`, `models` and `engines`: what there is, how good it is, and whether it works here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamer.cli.options import JsonOption, LogLevel, LogLevelOption
+from streamer.cli.running import guarded
+
+models_app = typer.Typer(help="Look at the shipped models.", no_args_is_help=True)
+engines_app = typer.Typer(help="Look at the engines that run models.", no_args_is_help=True)
+
+
+def compare(
+    reference: Annotated[Path, typer.Argument(help="The original.")],
+    distorted: Annotated[Path, typer.Argument(help="What is to be judged; same size and frames.")],
+    temporal: Annotated[bool, typer.Option("--temporal", help="Measure flicker too.")] = False,
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.warning,
+) -> None:
+    """Measure PSNR-Y and SSIM, and VMAF where the vmaf extra is installed."""
+
+    def run() -> None:
+        from streamer.compare import compare_files
+
+        report = compare_files(str(reference), str(distorted), temporal=temporal)
+        typer.echo(json.dumps(report.as_dict()) if as_json else str(report))
+
+    guarded(run, log_level)
+
+
+def doctor(log_level: LogLevelOption = LogLevel.warning) -> None:
+    """Say what works on this machine, what doesn't, and why."""
+
+    def run() -> None:
+        from streamer.doctor import report
+
+        typer.echo(report())
+
+    guarded(run, log_level)
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """One line per shipped model."""
+
+    def run() -> None:
+        from onnx_models.cards import list_cards
+
+        for card in list_cards():
+            typer.echo(f"{card.name:24} {card.task} x{card.scale}  {card.macs_per_px} MAC/px  {card.params} parameters")
+
+    guarded(run, LogLevel.warning)
+
+
+@models_app.command("show")
+def models_show(name: Annotated[str, typer.Argument(help="The model's name.")]) -> None:
+    """Everything the card says."""
+
+    def run() -> None:
+        from onnx_models.cards import load_card
+
+        card = load_card(name)
+        for key in (
+            "name",
+            "task",
+            "scale",
+            "color",
+            "conditioned",
+            "macs_per_px",
+            "params",
+            "halo_px",
+            "multiple_of",
+            "sha256",
+        ):
+            typer.echo(f"{key:12} {getattr(card, key)}")
+        for key in ("licence", "origin", "train_data", "limits"):
+            typer.echo(f"{key:12} {getattr(card, key)}")
+        learnt = ", ".join(f"{gain:+.3f} dB after {steps}" for steps, gain in card.curve)
+        typer.echo(f"{'curve':12} {learnt or 'not recorded'}")
+        protocol = ("", "")
+        for metric in card.metrics:
+            if (metric.set, metric.protocol) != protocol:
+                protocol = (metric.set, metric.protocol)
+                typer.echo(f"\nmeasured on {metric.set}: {metric.protocol}")
+            typer.echo(f"  {metric.condition:28} {metric.name}: {metric.value:g} {metric.unit}")
+
+    guarded(run, LogLevel.warning)
+
+
+@models_app.command("verify")
+def models_verify() -> None:
+    """Check every shipped model against its card."""
+
+    def run() -> None:
+        from onnx_models.cards import list_cards, verify
+
+        for card in list_cards():
+            verify(card)
+            typer.echo(f"{card.name}: ok")
+
+    guarded(run, LogLevel.warning)
+
+
+@engines_app.command("list")
+def engines_list() -> None:
+    """Which engines can run here, in order of preference, and why; and which plans are cached."""
+
+    def run() -> None:
+        from streamer import plans
+        from streamer.doctor import engine_table
+
+        typer.echo(engine_table())
+        typer.echo(plans.table())
+
+    guarded(run, LogLevel.warning)
+
+
+@engines_app.command("build")
+def engines_build(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    size: Annotated[str, typer.Option(metavar="WxH", help="Of the input's frames, such as 1280x720.")],
+    smallest: Annotated[
+        str | None, typer.Option("--min", metavar="WxH", help="Build one plan for all sizes from this one on ...")
+    ] = None,
+    largest: Annotated[
+        str | None, typer.Option("--max", metavar="WxH", help="... up to this one; best at --size.")
+    ] = None,
+    pix_fmt: Annotated[str, typer.Option(help="Of the input's frames.")] = "yuv420p",
+    siting: Annotated[
+        str, typer.Option(help="Where its chroma lies: left (usual), center (JPEG), topleft (HDR) ...")
+    ] = "left",
+    engine: Annotated[str, typer.Option(help="auto, tensorrt or tensorrt-rtx.")] = "auto",
+    device: Annotated[int, typer.Option(help="Which GPU, where there are several.")] = 0,
+    precision: Annotated[str, typer.Option(help="f16, f32, or auto: f16.")] = "auto",
+    islands: Annotated[int, typer.Option(help="Of f16, what stays in f32: 0 what overflows, 1 more of it, 2 all.")] = 0,
+    opt_level: Annotated[int | None, typer.Option(help="0 builds fast, 5 runs fast; default: the library's.")] = None,
+    stabilise: Annotated[
+        bool, typer.Option("--stabilise/--no-stabilise", help="For jobs that stabilise as they do by default.")
+    ] = True,
+    log_level: LogLevelOption = LogLevel.warning,
+) -> None:
+    """Build a model's plan for this GPU now, so that the first job starts at once. Ctrl-C cancels."""
+
+    def run() -> None:
+        from streamer import plans
+
+        told = plans.build(
+            model,
+            size,
+            smallest=smallest,
+            largest=largest,
+            pix_fmt=pix_fmt,
+            siting=siting,
+            engine=engine,
+            device=device,
+            precision=precision,
+            islands=islands,
+            level=opt_level,
+            stabilise=stabilise,
+        )
+        typer.echo(told)
+
+    guarded(run, log_level)
+
+
+@engines_app.command("clear")
+def engines_clear() -> None:
+    """Delete all cached plans."""
+
+    def run() -> None:
+        from streamer import plans
+
+        typer.echo(plans.clear())
+
+    guarded(run, LogLevel.warning)

@@ -34,7 +34,8 @@ class Pipeline:
 
     A context manager: leaving the block normally waits for the end, leaving it with an exception cancels. `on_frame`
     is called on the deliver thread after every delivered frame; what it raises stops the pipeline like a failing sink.
-    `fps` is the rate that a live stream is held to, by default its own: it decides which frames lagged.
+    `fps` is the rate that a live stream is held to, by default its own: it decides which frames lagged. Stages need
+    different names; ValueError otherwise.
     """
 
     def __init__(
@@ -47,7 +48,10 @@ class Pipeline:
         on_frame: Callable[[Frame], None] | None = None,
         fps: Fraction | None = None,
     ) -> None:
-        self.stats = Stats(["capture", *(stage.name for stage in stages), "deliver"])
+        names = ["capture", *(stage.name for stage in stages), "deliver"]
+        if len(set(names)) < len(names):
+            raise ValueError(f"can't run the stages {', '.join(names)}: two of them have the same name")
+        self.stats = Stats(names)
         self._source = source
         self._stages = tuple(stages)
         self._sinks = tuple(sinks)

@@ -181,6 +181,11 @@ def test_without_stages_frames_pass_untouched() -> None:
     assert all(frame.planes is source._frame.planes for frame in sink.frames)
 
 
+def test_stages_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="capture, delay, delay, deliver: two of them have the same name"):
+        Pipeline(Numbers(1), [Delay(), Delay()], [Collector()])
+
+
 def test_a_slow_sink_holds_the_source_back() -> None:
     hold = threading.Event()
     source, sink = Numbers(100), Collector(hold=hold)

@@ -147,6 +147,7 @@ def test_public_names_are_the_exported_ones() -> None:
         "base",
         "chroma",
         "cpu",
+        "follower",
         "int8",
         "model",
         "onnxruntime",

@@ -175,7 +175,7 @@ class Gate:
         Args:
             look: at the next frame, for which `update` comes next.
             flow: where its pixels were in the last frame, at any size.
-            trusted: whether they were there at all, at that size.
+            trusted: whether they were there at all, at any size.
 
         Returns:
             The flow that was followed, 0 where none was, at that size; None if it was followed nowhere.
@@ -183,18 +183,21 @@ class Gate:
         if self._reference is None:
             return None
         size = look.base.shape
+        followed = np.asarray(moved(self._reference, resized(flow, size)), np.float32)
         energies = [
             _blur(_cells(_square(cv2.subtract(look.base, reference))), WINDOW)
-            for reference in (self._reference, moved(self._reference, resized(flow, size)))
+            for reference in (self._reference, followed)
         ]
         noise = self._variance * (1 + self._gain)
         better = (energies[0] > FOLLOW_ENERGY * noise) & (energies[1] < FOLLOW_BETTER * energies[0])
         if not better.any():
             return None
-        share = cv2.resize(better.astype(np.float32), trusted.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        share = better.astype(np.float32)
+        weights = cv2.resize(share, size[::-1], interpolation=cv2.INTER_LINEAR)
+        self._reference += cv2.multiply(cv2.subtract(followed, self._reference), weights)
+        share = cv2.resize(share, flow.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         flow = np.asarray(cv2.multiply(flow, cv2.merge([share, share])), np.float32)
         cells = resized(flow, better.shape)
-        self._reference = np.asarray(moved(self._reference, resized(flow, size)), np.float32)
         self._gain, self._pop = (np.asarray(moved(state, cells), np.float32) for state in (self._gain, self._pop))
         seen = cv2.resize(trusted.astype(np.float32), better.shape[::-1], interpolation=cv2.INTER_AREA)
         self._gain[better & (seen < 1)] = 1.0

@@ -48,14 +48,16 @@ class Tracker:
     def update(self, luma: Map) -> tuple[Flow, npt.NDArray[np.bool_]] | None:
         """Takes the next frame [h, w] in 8-bit codes; where its pixels were in the last one, and whether they were.
 
-        The flow is that of the small picture, in its pixels; None for the first frame, and where a side is too small.
+        The flow is that of the small picture, in its pixels; whether they were there is said for blocks of 2 x 2 of them.
+        None for the first frame, and where a side is too small.
         """
         small = _small(luma)
         last, self._last = self._last, small
         if last is None or last.shape != small.shape or min(small.shape) < _FEWEST_PX:
             return None
-        there = self._flows.flow(small, last)
-        return there, visible(there, self._flows.flow(last, small))
+        there, back = self._flows.flow(small, last), self._flows.flow(last, small)
+        half = (-(-small.shape[0] // 2), -(-small.shape[1] // 2))
+        return there, visible(resized(there, half), resized(back, half))
 
 
 def resized(flow: Flow, size: tuple[int, int]) -> Flow:

@@ -48,7 +48,7 @@ class Tracker:
     def update(self, luma: Map) -> tuple[Flow, npt.NDArray[np.bool_]] | None:
         """Takes the next frame [h, w] in 8-bit codes; where its pixels were in the last one, and whether they were.
 
-        The flow is that of the small picture, in its pixels; whether they were there is said for blocks of 2 x 2 of them.
+        The flow is that of the small picture, in its pixels; whether they were there is said for 2 x 2 of them at once.
         None for the first frame, and where a side is too small.
         """
         small = _small(luma)

@@ -10,7 +10,6 @@ program itself reports, from the arrival of a decoded picture to the outputs, st
 from __future__ import annotations
 
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -170,7 +169,7 @@ def through_streamer(relay: RtspRelay, model: str, output: str, seconds: float) 
                 relay.wait_published("out")
             ages = ages_at(reads, seconds)
         finally:
-            program.send_signal(signal.SIGINT)
+            program.terminate()
             try:
                 program.wait(_LIMIT_S)
             except subprocess.TimeoutExpired:

@@ -7,7 +7,6 @@ share the machine. The program tells its figures once a second.
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -67,7 +66,7 @@ def watch(url: str, out: Path, seconds: int, model: str) -> tuple[list[dict[str,
             if last.get("event") == "stats" and len(seen) < seconds:
                 seen.append({**last, "resident_mib": round(resident_mib(program.pid), 1)})
                 if len(seen) == seconds:
-                    program.send_signal(signal.SIGINT)
+                    program.terminate()
         watchdog.cancel()
     if len(seen) < seconds or "stats" not in last:
         raise RuntimeError(f"the program ended after {len(seen)} of {seconds} s")

@@ -47,12 +47,14 @@ def test_enhance_says_what_it_did_and_where(clip: Path, tmp_path: Path) -> None:
     assert str(tmp_path / "out.mkv") in done.stdout
 
 
+@pytest.mark.slow
 def test_times_as_people_write_them(clip: Path, tmp_path: Path) -> None:
     done = run("enhance", clip, tmp_path / "out.mkv", "--start", "0:00.2", "--duration", "0:00:00.08", "--json")
     assert json.loads(done.stdout)["frames"] == 2
     assert run("enhance", clip, tmp_path / "b.mkv", "--start", "soon").returncode == 2
 
 
+@pytest.mark.slow
 def test_failure_is_1_and_bad_usage_2_without_a_traceback(clip: Path, tmp_path: Path) -> None:
     for code, arguments in (
         (1, ("enhance", "nowhere.mp4", tmp_path / "a.mp4")),

@@ -56,6 +56,7 @@ def test_a_floor_leaves_out_what_it_says(
     assert tuple(counts.get(call, 0) / (frames + warm_up) for call in calls) == wanted
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_why() -> None:
     outcome = CliRunner().invoke(app, ["gpu"])
     assert outcome.exit_code == 1

@@ -78,12 +78,12 @@ def run_through(stage: EnhanceStage, numbers: range) -> list[Frame]:
 
 @pytest.fixture
 def main_plan(simulated_gpu: SimulatedGpu) -> None:
-    plans.build(MAIN, f"{WIDTH}x{HEIGHT}")
+    plans.build(MAIN, f"{WIDTH}x{HEIGHT}", stabilise=False)
 
 
 @pytest.fixture
 def both_plans(main_plan: None) -> None:
-    plans.build(LIGHTER, f"{WIDTH}x{HEIGHT}")
+    plans.build(LIGHTER, f"{WIDTH}x{HEIGHT}", stabilise=False)
 
 
 def test_a_lighter_network_whose_plan_is_there_is_used(both_plans: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ def test_a_job_uses_the_plan_that_was_built(simulated_gpu: SimulatedGpu, monkeyp
     assert (summary.frames, summary.engine, summary.precision) == (5, "tensorrt", "f16")
 
 
+@pytest.mark.slow
 def test_the_command_takes_what_a_plan_depends_on(simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "streamer.cli.running.set_up_logging", lambda level: None

@@ -149,6 +149,7 @@ def test_float32_is_not_multiplied_in_fewer_digits(request_: EngineRequest) -> N
     assert b'"tf32": false' in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_command_builds_a_range_for_jobs(simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     import streamer
 

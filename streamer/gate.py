@@ -194,7 +194,8 @@ class Gate:
             return None
         share = better.astype(np.float32)
         weights = cv2.resize(share, size[::-1], interpolation=cv2.INTER_LINEAR)
-        self._reference += cv2.multiply(cv2.subtract(followed, self._reference), weights)
+        pull = cv2.multiply(cv2.subtract(followed, self._reference), weights)
+        self._reference += np.asarray(pull, np.float32)
         share = cv2.resize(share, flow.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         flow = np.asarray(cv2.multiply(flow, cv2.merge([share, share])), np.float32)
         cells = resized(flow, better.shape)

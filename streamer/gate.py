@@ -194,10 +194,9 @@ class Gate:
             return None
         share = better.astype(np.float32)
         weights = cv2.resize(share, size[::-1], interpolation=cv2.INTER_LINEAR)
-        pull = cv2.multiply(cv2.subtract(followed, self._reference), weights)
-        self._reference += np.asarray(pull, np.float32)
-        share = cv2.resize(share, flow.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        flow = np.asarray(cv2.multiply(flow, cv2.merge([share, share])), np.float32)
+        self._reference += cv2.multiply(cv2.subtract(followed, self._reference), weights)
+        weights = cv2.resize(share, flow.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        flow = np.asarray(cv2.multiply(flow, cv2.merge([weights, weights])), np.float32)
         cells = resized(flow, better.shape)
         self._gain, self._pop = (np.asarray(moved(state, cells), np.float32) for state in (self._gain, self._pop))
         seen = cv2.resize(trusted.astype(np.float32), better.shape[::-1], interpolation=cv2.INTER_AREA)

@@ -20,7 +20,7 @@ from streamer.frame import ColorSpec, PixelLayout, Plane
 
 log = logging.getLogger(__name__)
 
-TOLERANCE, PER_CONTRAST = 12.0, 0.6
+TOLERANCE, PER_CONTRAST = 14.0, 0.6
 """8-bit code values by which a block's mean may be off, and how much more for each one of its standard deviation.
 
 Networks sharpen and smooth, and what they make of fine, hard patterns is lighter or darker than these are: a

@@ -59,6 +59,7 @@ def test_every_shipped_model_converts(path: Path) -> None:
     assert difference.max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
 def test_no_shipped_model_overflows(path: Path) -> None:
     assert overflowing(path.read_bytes()) == {}

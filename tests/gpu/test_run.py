@@ -119,6 +119,7 @@ def test_open_engine_runs_in_float16_by_default(simulated_gpu: SimulatedGpu) -> 
             assert_close(engine.collect(ticket)["enhanced"], expected(luma, 1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [card.path for card in list_cards()], ids=lambda path: path.stem)
 def test_shipped_models_agree_with_openvino(simulated_gpu: SimulatedGpu, path: Path) -> None:
     luma, outputs = picture(7, 48, 64), []

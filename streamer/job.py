@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import partial
+from types import FrameType
 from typing import Any, Literal
 
 import engines
@@ -346,7 +349,8 @@ def _wait(pipeline: Pipeline, window: Callable[[], None] | None = None) -> Keybo
         try:
             pipeline.start()
             if window is not None:
-                window()
+                with _heard(pipeline.stop):
+                    window()
             pipeline.wait()
         except KeyboardInterrupt as error:
             interrupt = error
@@ -357,6 +361,32 @@ def _wait(pipeline: Pipeline, window: Callable[[], None] | None = None) -> Keybo
         pipeline.join(_PATIENCE_S)  # an input that blocks while it is opened can't be interrupted
         raise
     return interrupt
+
+
+@contextmanager
+def _heard(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C calls `stop` and raises KeyboardInterrupt, at the end of the block at the latest.
+
+    A window draws in libraries that call Python back; an exception that is raised there is lost.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = False
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        heard = True
+        stop()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt
 
 
 def _say_finished(names: list[str], frames: int) -> None:

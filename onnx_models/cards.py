@@ -166,8 +166,9 @@ def _checked(table: dict[str, Any], cls: type, where: str) -> dict[str, Any]:
 
 def _curve(given: object, where: str) -> tuple[tuple[int, float], ...]:
     """Pairs in the order of their steps."""
+    pairs: list[Any] = given if isinstance(given, list) else [given]
     try:
-        points = tuple((int(step), float(gain)) for step, gain in given)  # type: ignore[attr-defined]  # refused below
+        points = tuple((int(step), float(gain)) for step, gain in pairs)
     except (TypeError, ValueError) as error:
         raise CardError(f"{where}: curve is {given!r}; it must be an array of [steps, gain in dB]") from error
     if [step for step, _ in points] != sorted({step for step, _ in points}):

@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 DEFAULT_SCALE = 2
 _PATIENCE_S = 10.0
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+_RunWindow = Callable[[Callable[[], bool]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,16 +332,16 @@ def _switch(
     return ModelSwitch([card, *sorted(fitting, key=lambda other: other.macs_per_px)], make, stabiliser)
 
 
-def _window(pipeline: Pipeline, stages: list[Stage], sinks: list[Sink]) -> Callable[[], None] | None:
+def _window(pipeline: Pipeline, stages: list[Stage], sinks: list[Sink]) -> _RunWindow | None:
     """What runs the preview's window, if there is one."""
     preview = next((sink for sink in sinks if isinstance(sink, PreviewSink)), None)
     if preview is None:
         return None
     controls = next((stage for stage in stages if isinstance(stage, ModelSwitch)), None)
-    return lambda: preview.show(controls, pipeline.stats, pipeline.stop)
+    return lambda interrupted: preview.show(controls, pipeline.stats, pipeline.stop, interrupted)
 
 
-def _wait(pipeline: Pipeline, window: Callable[[], None] | None = None) -> KeyboardInterrupt | None:
+def _wait(pipeline: Pipeline, window: _RunWindow | None = None) -> KeyboardInterrupt | None:
     """Runs to the end, and a window on the calling thread meanwhile.
 
     A first Ctrl-C ends the stream cleanly and is returned, a second one cancels and is raised.
@@ -349,8 +351,8 @@ def _wait(pipeline: Pipeline, window: Callable[[], None] | None = None) -> Keybo
         try:
             pipeline.start()
             if window is not None:
-                with _heard(pipeline.stop):
-                    window()
+                with _hearing() as interrupted:
+                    window(interrupted)
             pipeline.wait()
         except KeyboardInterrupt as error:
             interrupt = error
@@ -364,27 +366,28 @@ def _wait(pipeline: Pipeline, window: Callable[[], None] | None = None) -> Keybo
 
 
 @contextmanager
-def _heard(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C calls `stop` and raises KeyboardInterrupt, at the end of the block at the latest.
+def _hearing() -> Iterator[Callable[[], bool]]:
+    """Gives whether Ctrl-C came; the block ends in KeyboardInterrupt if it did, wherever that was raised before.
 
-    A window draws in libraries that call Python back; an exception that is raised there is lost.
+    A window draws in libraries that call Python back, and an exception that is raised there is lost. Signals that the
+    caller handles in other ways, or ignores, stay so.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     heard = False
 
     def hear(number: int, frame: FrameType | None) -> None:
         nonlocal heard
         heard = True
-        stop()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, hear)
+    ours = threading.current_thread() is threading.main_thread()
+    changed = [number for number in _INTERRUPTS if ours and signal.getsignal(number) is signal.default_int_handler]
+    for number in changed:
+        signal.signal(number, hear)
     try:
-        yield
+        yield lambda: heard
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number in changed:
+            signal.signal(number, signal.default_int_handler)
     if heard:
         raise KeyboardInterrupt
 

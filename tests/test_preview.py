@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import os
 import signal
 import subprocess
@@ -288,6 +290,23 @@ def test_control_c_ends_the_window_and_finishes_the_file(pygame: Any, tmp_path: 
         _, errors = running.communicate(timeout=60)
     assert running.returncode == 130, errors
     assert len(decoded(tmp_path / "a.mp4")) > 3
+
+
+def test_control_c_that_a_library_swallows_ends_the_window(pygame: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an exception is that Python raises where a library calls it back."""
+    attend = Window.attend
+
+    def deaf(self: Window) -> bool:
+        with contextlib.suppress(KeyboardInterrupt):
+            _thread.interrupt_main()
+            os.sched_yield()  # the handler runs before this returns
+        return attend(self)
+
+    monkeypatch.setattr(Window, "attend", deaf)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        streamer.enhance("test:64x48@50,100000", "preview:", model="none")
+    assert caught.value.summary.interrupted  # type: ignore[attr-defined]  # as `streamer.enhance` says
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.slow

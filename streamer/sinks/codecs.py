@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cache
+from numbers import Rational
 from typing import Any
 
 import av
@@ -218,8 +219,8 @@ def _mastering_option(encoder: str, mastering: Mastering) -> tuple[str, str]:
     return key, ":".join(parts) if key else ""
 
 
-def _number(value: object) -> str:
-    return f"{float(value):.4f}".rstrip("0").rstrip(".")  # type: ignore[arg-type]  # Fraction or int
+def _number(value: float | Rational) -> str:
+    return f"{float(value):.4f}".rstrip("0").rstrip(".")
 
 
 def stored_pix_fmt(encoder: Encoder, settings: EncoderSettings, format: VideoFormat) -> str:

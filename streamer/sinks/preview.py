@@ -75,10 +75,17 @@ class PreviewSink:
 
     # -- the window's thread ---------------------------------------------------------------------------------------
 
-    def show(self, controls: Controls | None, stats: Stats, stop: Callable[[], None]) -> None:
+    def show(
+        self,
+        controls: Controls | None,
+        stats: Stats,
+        stop: Callable[[], None],
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Runs the window on the calling thread until the stream ends or the user quits, which calls `stop`.
 
-        On macOS that must be the main thread. Raises SinkError if no window can be opened.
+        `interrupted` is asked after every event, at least ten times a second: whether to quit now. On macOS that must
+        be the main thread. Raises SinkError if no window can be opened.
         """
         from streamer.sinks.window import Window
 
@@ -91,7 +98,7 @@ class PreviewSink:
             with self._changed:
                 self._wake = window.wake
             try:
-                while not self._ended and window.attend():
+                while not self._ended and not interrupted() and window.attend():
                     frame = self._take()
                     if frame is not None:
                         window.show(frame)

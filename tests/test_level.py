@@ -24,8 +24,10 @@ from streamer.errors import UsageError
 from streamer.frame import Frame
 from streamer.image import ImageEnhancer
 from streamer.level import (
+    HELD,
     MEASURED_EVERY,
     NOISE_DEAD_ZONE,
+    PER_SECOND,
     QP_RANGE,
     Estimate,
     LevelMeter,
@@ -127,15 +129,33 @@ def test_a_change_takes_about_a_second_at_any_frame_rate() -> None:
             meter.update(frame_with(20, duration))
         for _ in range(25 // duration):
             level = level_after(meter, 40, duration)
-        assert level == pytest.approx(level_of_stream(40 - 20 / np.e), abs=1e-3)
+        assert level == pytest.approx(level_of_stream(40 - 20 / np.e), abs=HELD)
 
 
 def test_types_of_frames_are_averaged() -> None:
     meter = LevelMeter()
     pattern = [22, 32, 29, 32] * 25
     levels = [level_after(meter, qp) for qp in pattern]
-    assert max(levels[25:]) - min(levels[25:]) < 0.02
-    assert levels[-1] == pytest.approx(level_of_stream(float(np.mean(pattern))), abs=0.01)
+    assert len(set(levels[25:])) == 1  # every change of it would be seen in all pixels
+    assert levels[-1] == pytest.approx(level_of_stream(float(np.mean(pattern))), abs=HELD)
+
+
+def test_levels_are_held_until_they_are_far_off() -> None:
+    meter = LevelMeter()
+    near, far = 26.0, 32.0
+    assert level_of_stream(near) - level_of_stream(24) < HELD < level_of_stream(far) - level_of_stream(24)
+    held = [level_after(meter, qp) for qp in [24.0] * 50 + [near] * 500]
+    assert set(held) == {level_of_stream(24)}
+    levels = [level_after(meter, far) for _ in range(500)]
+    assert max(np.diff(levels)) <= PER_SECOND / 25 + 1e-9
+    assert levels[-1] == pytest.approx(level_of_stream(far), abs=HELD)
+    assert len(set(levels[75:])) == 1
+
+
+def test_the_first_level_that_is_known_is_reached_at_once() -> None:
+    meter = LevelMeter()
+    assert level_after(meter, None) == 0
+    assert level_after(meter, 40) == level_of_stream(40)
 
 
 def test_reset_forgets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import level, memory, networks, quality, speed, startup
+from benchmarks import latency, level, memory, networks, quality, speed, startup
 from benchmarks.__main__ import app
 from benchmarks.burnt_clock import BITS, UNIT_NS, age_ns, burn
 from benchmarks.cases import CASES, Window
@@ -281,11 +281,12 @@ def test_ages_become_percentiles_in_frames() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_latency(output: str, tmp_path: Path) -> None:
+def test_latency(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "WARM_UP_S", 0.5)
     if output == "srt":
         pytest.importorskip("imageio_ffmpeg", reason="SRT goes through imageio-ffmpeg")
     path = tmp_path / "latency.json"
-    outcome = CliRunner().invoke(app, ["latency", "--seconds", "2", "--output", output, "--json", str(path)])
+    outcome = CliRunner().invoke(app, ["latency", "--seconds", "1", "--output", output, "--json", str(path)])
     assert outcome.exit_code == 0, outcome.output
     ways = json.loads(path.read_text())["ways"]
     assert len(ways) == 3
@@ -308,4 +309,4 @@ def test_soak(tmp_path: Path) -> None:
     assert 10 < found["fps"] < 40
     assert len(found["resident_mib"]) == len(found["seconds"]) == 4
     assert all(mib > 50 for mib in found["resident_mib"])
-    assert found["dropped"] + found["late"] >= 0 <= found["dropped_first"]
+    assert found.keys() >= {"dropped", "dropped_first", "late"}

@@ -107,7 +107,11 @@ def _compile(vendor: Any, content: bytes, settings: dict[str, Any]) -> Any:
     compiled = _compiled_models.get(key)
     if compiled is None:
         core = vendor.Core()
-        compiled = _compiled_models[key] = core.compile_model(core.read_model(content), "CPU", settings)
+        # It gives the thread that compiles an alternate signal stack (2026.4), which can be gone before the thread, and
+        # a signal then crashes it. So no thread of the caller's compiles.
+        with ThreadPoolExecutor(1, thread_name_prefix="openvino-compile") as own:
+            compiled = own.submit(core.compile_model, core.read_model(content), "CPU", settings).result()
+        _compiled_models[key] = compiled
     return compiled
 
 

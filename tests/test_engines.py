@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
+import sys
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -105,6 +107,19 @@ def feeds(seed: int, strength: float = 1.0) -> dict[str, Array]:
 
 def wanted(seed: int, strength: float = 1.0) -> Array:
     return expected(picture(seed, HEIGHT, WIDTH), strength)
+
+
+class SignalStack(ctypes.Structure):
+    """`stack_t` of Linux."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+def signal_stack() -> tuple[int | None, int]:
+    """Address and flags of this thread's alternate signal stack."""
+    found = SignalStack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found)) == 0
+    return found.address, found.flags
 
 
 def on_another_thread(call: Callable[[], object]) -> object:
@@ -514,3 +529,16 @@ def test_another_thread_may_adopt_what_can_move(engine: Engine) -> None:
     engine.close()
     with pytest.raises(EngineError, match="open it first"):
         engine.adopt()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into a structure of Linux")
+def test_the_callers_signal_stack_is_left_alone(kind: str) -> None:
+    """One that an engine takes away with itself crashes the program at the next signal."""
+
+    def opened() -> tuple[int | None, int]:
+        with make(kind) as engine:
+            engine.collect(engine.submit(feeds(1)))
+            return signal_stack()
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(signal_stack).result() == thread.submit(opened).result()

@@ -54,7 +54,8 @@ class TrainPlan:
     texture_weight: float = 0.0
     """Of the difference in local contrast of fine detail, added to the loss, as much as a picture is to be vivid."""
     flicker_weight: float = 0.0
-    """Of how far the change from frame to frame is from the target's, likewise; needs [pool] successive."""
+    """Of how much further the change from frame to frame is from the target's than the interpolation's is, likewise;
+    needs [pool] successive."""
     judge_weight: float = 0.0
     """Of the judge's displeasure (see `onnx_models.judge`), likewise; 0: no judge."""
     gain_min_db: float = 0.0

@@ -200,10 +200,19 @@ def texture_loss(out: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     return (weights * (contrast(out) - contrast(target)).abs().mean(dim=(1, 2, 3))).mean()
 
 
-def flicker_loss(out: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Mean l1 between the changes from the first to the second frame of each two, counted by their weights `[N]`."""
-    change, wanted = (frames[1::2] - frames[::2] for frames in (out, target))
-    return (weights[::2] * (change - wanted).abs().mean(dim=(1, 2, 3))).mean()
+def flicker_loss(out: Tensor, target: Tensor, interpolated: Tensor, weights: Tensor) -> Tensor:
+    """How much more the output flickers than the interpolation; each picture counted by its weight `[N]`.
+
+    Flicker is the l1 between the changes from the first to the second frame of each two and of the target, as a mean
+    over squares of 7 pixels. 0 where it is no more than the interpolation's: what networks gain there may be spent.
+    """
+
+    def flicker(frames: Tensor) -> Tensor:
+        change = (frames[1::2] - frames[::2]) - (target[1::2] - target[::2])
+        return functional.avg_pool2d(change.abs(), 7, stride=2)
+
+    more = functional.relu(flicker(out) - flicker(interpolated))
+    return (weights[::2] * more.mean(dim=(1, 2, 3))).mean()
 
 
 @dataclass(frozen=True)
@@ -321,7 +330,7 @@ class Trainer:
         if plan.texture_weight:
             loss = loss + plan.texture_weight * texture_loss(out, high, vividness)
         if plan.flicker_weight:
-            loss = loss + plan.flicker_weight * flicker_loss(out, high, vividness)
+            loss = loss + plan.flicker_weight * flicker_loss(out, high, interpolated, vividness)
         if self.judge is not None:
             weight = plan.judge_weight * min(1.0, self.step / JUDGE_RAMP_STEPS)
             loss = loss + weight * self.judge.displeasure(out, interpolated, vividness)

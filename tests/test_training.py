@@ -150,9 +150,13 @@ def test_losses_by_hand() -> None:
 def test_only_what_the_target_does_not_do_flickers() -> None:
     steady, target = torch.zeros(4, 1, 8, 8), torch.zeros(4, 1, 8, 8)
     target[3] = 0.3
+    plain = target.clone()
+    plain[3] = 0.2
     weights = torch.tensor([1.0, 1.0, 0.5, 0.5])
-    assert float(flicker_loss(target + 0.1, target, weights)) == pytest.approx(0, abs=1e-7)
-    assert float(flicker_loss(steady, target, weights)) == pytest.approx(0.5 * 0.3 / 2)
+    assert float(flicker_loss(target + 0.1, target, plain, weights)) == pytest.approx(0, abs=1e-7)
+    assert float(flicker_loss(steady, target, target, weights)) == pytest.approx(0.5 * 0.3 / 2)
+    assert float(flicker_loss(steady, target, plain, weights)) == pytest.approx(0.5 * 0.2 / 2)
+    assert float(flicker_loss(plain, target, steady, weights)) == 0  # less than the interpolation's earns nothing
 
 
 def test_a_killed_training_resumes_to_the_same_weights(

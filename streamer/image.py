@@ -83,6 +83,7 @@ class ImageEnhancer:
 
     def _run(self, planes: tuple[npt.NDArray[np.uint8], ...], format: VideoFormat) -> tuple[npt.NDArray[np.uint8], ...]:
         if format != self._format:
+            self._format = None  # it may be refused
             self._stage.close()
             self._stage.open(format)
             self._format = format

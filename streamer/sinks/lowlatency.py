@@ -31,9 +31,8 @@ def live_encoder(settings: EncoderSettings, format: VideoFormat) -> tuple[Encode
         return Encoder("rawvideo", crf_option=None, preset_option=None), replace(settings, codec="rawvideo"), {}
     encoder = choose_encoder(".ts", "h264", replace(settings, codec=settings.codec or "h264"), format)
     preset, options = _FAST.get(encoder.name, (encoder.preset, encoder.options))
-    encoder = replace(
-        encoder, preset=preset, options=encoder.options | options, fixed_color=(matrix_of(format), LIMITED)
-    )
+    color = matrix_of(format), LIMITED, format.color.chroma_location
+    encoder = replace(encoder, preset=preset, options=encoder.options | options, fixed_color=color)
     if encoder.crf_option == "crf":
         encoder = replace(encoder, crf=max(_CRF, encoder.crf or 0))
     settings = replace(settings, pix_fmt=settings.pix_fmt or "yuv420p")

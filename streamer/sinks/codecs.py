@@ -144,6 +144,12 @@ def choose_encoder(suffix: str, fallback: str, settings: EncoderSettings, format
     raise SinkError(f"this FFmpeg build has no encoder for {wanted!r}: choose another --codec or output format")
 
 
+def is_codec_of(name: str, suffix: str) -> bool:
+    """Whether a codec's or encoder's name means what a file ending in `suffix` is encoded with by default."""
+    own = _BY_SUFFIX.get(suffix)
+    return name == own or CODECS.get(name, (name,)) == CODECS.get(own or "", (own,))
+
+
 @cache
 def _is_video_encoder(name: str) -> bool:
     try:

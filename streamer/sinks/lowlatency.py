@@ -14,7 +14,8 @@ _CRF = 23.0
 _FAST: dict[str, tuple[str | None, dict[str, str]]] = {
     "libx264": ("ultrafast", {"tune": "zerolatency", "x264-params": "repeat-headers=1"}),
     "libx265": ("ultrafast", {"tune": "zerolatency", "x265-params": "log-level=error:repeat-headers=1"}),
-    "libsvtav1": ("12", {}),
+    "libsvtav1": ("12", {"svtav1-params": "pred-struct=1"}),
+    "libvpx-vp9": ("8", {"deadline": "realtime", "lag-in-frames": "0"}),
     "h264_nvenc": ("p3", {"rc": "vbr", "tune": "ull", "zerolatency": "1"}),
     "hevc_nvenc": ("p3", {"rc": "vbr", "tune": "ull", "zerolatency": "1"}),
     "av1_nvenc": ("p3", {"rc": "vbr", "tune": "ull", "zerolatency": "1"}),

@@ -78,6 +78,22 @@ def test_chroma_lies_where_its_siting_says(tmp_path: Path, siting: str, pix_fmt:
     assert np.abs(rgb[..., 0] - wanted)[8:-8, 8:-8].max() < 65535 * 1.5748 / 896 * 0.6  # codes are whole
 
 
+@pytest.mark.parametrize("siting", ["left", "topleft"])
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p"])
+def test_bands_leave_no_trace(monkeypatch: pytest.MonkeyPatch, pix_fmt: str, siting: str) -> None:
+    first = VideoFormat(33, 101, pix_fmt, ColorSpec(1, 1, 1, LIMITED, siting))
+    second = VideoFormat(33, 101, "yuv420p", ColorSpec(6, 6, 6, FULL, "center"))
+    rng = np.random.default_rng(0)
+    planes = [rng.integers(0, 256, shape).astype(np.uint8) for shape in first.layout.shapes(33, 101)]
+    results = []
+    for rows in (16, 256):
+        monkeypatch.setattr(ycbcr, "_BAND_ROWS", rows)
+        rgb = ycbcr.to_rgb(planes, first, 16)
+        results.append([rgb, *ycbcr.from_rgb(rgb, second, 16), *ycbcr.converted(planes, first, second)])
+    for banded, whole in zip(*results, strict=True):
+        np.testing.assert_array_equal(banded, whole)
+
+
 def test_codes_of_colours_by_hand() -> None:
     """ITU-R BT.709-6 and H.273: white, black, and red of 8 and 10 bits, limited and full."""
     rgb = np.array([[[255, 255, 255], [0, 0, 0], [255, 0, 0]]], np.uint8)

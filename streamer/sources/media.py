@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -69,6 +68,8 @@ class MediaSource:
         self._origin = Fraction(0)
         self._end_seen = Fraction(0)
         self._packets_read = 0
+        self._joints: list[Fraction] = []
+        """Where recordings were joined, in seconds of the joined stream: times of pictures still to come."""
         self.counts: dict[str, int] = {}
         self.notes = Notes(self._name)
 
@@ -137,6 +138,7 @@ class MediaSource:
         self._time_base = fraction(stream.time_base)
         self._companions = companions_of(self._container, stream, self.notes)
         self._splice = Splice() if may_jump(self._container) else None
+        self._joints.clear()
         self._timeline = Timeline(self._time_base, self._rate)
         self._deinterlacer = Deinterlacer(self.notes, self._time_base)
         if self._start:
@@ -150,6 +152,7 @@ class MediaSource:
             return False
         self._timeline = Timeline(self._time_base, self._rate)
         self._splice = None if self._splice is None else Splice()
+        self._joints.clear()
         return True
 
     def _first_picture(self) -> tuple[list[Any], Iterator[Any]]:
@@ -213,7 +216,7 @@ class MediaSource:
     def _walk(self, events: Iterator[Any]) -> Iterator[Frame]:
         pending: tuple[av.VideoFrame, int] | None = None
         packets: list[Any] = []
-        index = jumps = 0
+        index = 0
         for event in events:
             if not isinstance(event, av.VideoFrame):
                 packets.append(event)
@@ -224,9 +227,8 @@ class MediaSource:
             if self._is_past_end(pts * self._time_base):
                 break
             if pending is not None:
-                frame = self._frame(*pending, pts - pending[1], index, packets)
-                yield replace(frame, discontinuity=True) if self._jumps() > jumps else frame
-                packets, index, jumps = [], index + 1, self._jumps()
+                yield self._frame(*pending, pts - pending[1], index, packets)
+                packets, index = [], index + 1
             pending = (event, pts)
         if pending is None:
             if self._interrupted.is_set():
@@ -237,6 +239,13 @@ class MediaSource:
 
     def _jumps(self) -> int:
         return self._splice.jumps if self._splice is not None else 0
+
+    def _begins_anew(self, time_s: Fraction) -> bool:
+        """Whether the picture at this time, of the joined stream, is the first behind a joint."""
+        passed = [joint_s for joint_s in self._joints if joint_s <= time_s]
+        for joint_s in passed:
+            self._joints.remove(joint_s)
+        return bool(passed)
 
     def _time_of(self, picture: av.VideoFrame) -> Fraction:
         """When the picture is shown, in seconds; the deinterlacer counts in a finer unit than the stream."""
@@ -273,6 +282,7 @@ class MediaSource:
             duration=duration,
             index=index,
             captured_ns=time.monotonic_ns(),
+            discontinuity=self._begins_anew(self._time_of(picture)),
             packets=tuple(packet for packet in packets if self._moved_into_part(packet)),
             qp=qp_of(picture),
         )
@@ -300,10 +310,12 @@ class MediaSource:
         for packet in self._packets():
             if self._interrupted.is_set():
                 return
-            if self._splice is not None:
-                self._splice.join(packet)
+            joint = self._splice is not None and self._splice.join(packet)
             if packet.stream.index == self._stream.index:
                 self._packets_read += packet.size > 0
+                if joint:
+                    when = packet.pts if packet.pts is not None else packet.dts
+                    self._joints.append(when * self._time_base)
                 for picture in self._decoded(packet):
                     yield from self._deinterlacer.process(picture)
             elif packet.size and packet.stream.index in self._companions:
@@ -356,6 +368,8 @@ class MediaSource:
         whole = not self._start and self._duration is None and not self._interrupted.is_set()
         seen = self._end_seen - self._media.start
         complete = self._stream.frames and not self._lacks_packets()
+        if self._jumps():
+            seconds = None  # the container's is the distance between two clocks
         if whole and not complete and seconds is not None and seen < seconds - _EARLY_S:
             self.notes.say(f"ended early: {float(seen):.1f} of {float(seconds):.1f} s could be read")
         for event, number in (

@@ -63,8 +63,7 @@ def test_sparse_streams_are_no_jumps(tmp_path: Path, kind: str) -> None:
     assert times == ([0, 15, 30, 45] if kind == "subtitle" else [])
 
 
-@pytest.mark.parametrize("audio", [None, "aac"])
-@pytest.mark.parametrize("late", [0, 100 * 25])
+@pytest.mark.parametrize(("audio", "late"), [("aac", 0), (None, 100 * 25)])
 def test_the_first_picture_behind_a_joint_is_the_discontinuity(tmp_path: Path, audio: str | None, late: int) -> None:
     """Pictures of the first recording are still in the decoder when the second begins."""
     first = Clip(frames=30, audio=audio, options={"bf": "3"}).write(tmp_path / "a.ts")

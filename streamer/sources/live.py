@@ -15,7 +15,7 @@ from streamer.frame import Frame, VideoFormat
 from streamer.notes import Notes
 from streamer.pool import PlanePool
 from streamer.sources.inputs import input_for
-from streamer.sources.receiver import Arrival, Receiver
+from streamer.sources.receiver import MAX_SOUNDS, Arrival, Receiver
 from streamer.sources.standin import dimmed, prepare
 from streamer.stage import Media
 from streamer.stats import AvSync
@@ -32,7 +32,6 @@ _PATIENCE_S = 0.2
 _DIM_AFTER_S = 1.0
 _CATCH_UP_S = 1.0
 _CLOSE_S = 1.0
-_MAX_SOUNDS = 500
 _AAC_SAMPLES = 1024
 
 
@@ -53,8 +52,9 @@ class LiveSource:
 
     A receiving thread connects, decodes and reconnects (see Receiver); `read` takes the newest pictures from it. When
     none comes for 0.2 s or three frame intervals, `read` fills the gap at the nominal rate: with the last picture, and
-    once the connection is lost or a second has passed, with that picture dimmed under a line of text. All times lie on
-    one timeline (see LiveTimeline). The format is the first connection's; later pictures are scaled and padded to it.
+    once the connection is lost or a second has passed, with that picture dimmed under a line of text. Sound that comes
+    meanwhile goes with them. All times lie on one timeline (see LiveTimeline). The format is the first connection's;
+    later pictures are scaled and padded to it.
 
     `reconnect_limit` is how many tries in a row may fail, None for ever; the first connection has at most three.
     `duration` ends the stream after that many seconds.
@@ -85,7 +85,7 @@ class LiveSource:
         self._sounds: dict[int, _Sound] = {}
         self._sync = SyncMeter()
         self._kept: tuple[Any, ...] = ()
-        """Sound of pictures that came too late, which goes with the next one."""
+        """Sound that came alone or with pictures that were too late: it goes with the next frame."""
         self._pool = PlanePool()
 
     @property
@@ -183,6 +183,9 @@ class LiveSource:
                     arrival = self._inbox.get(self._until_overdue_s())
                 except TimeoutError:
                     return self._stand_in()
+            if not arrival.planes:
+                self._keep(arrival)
+                continue
             frame = self._placed(arrival)
             if frame is not None:
                 return frame
@@ -209,10 +212,9 @@ class LiveSource:
             return None
         if pts is not None and arrival.stream_s is not None:
             self._sync.picture(arrival.stream_s, pts * TIME_BASE)
-        self._kept += tuple(packet for packet in arrival.packets if self._moved(packet))
+        self._keep(arrival)
         if pts is None:
             return None
-        packets, self._kept = self._kept[-_MAX_SOUNDS:], ()
         step, self._number = arrival.number - self._number, arrival.number
         discontinuity = reconnected or self._is_dimmed or self._timeline.jumps > jumps
         self._is_gap = self._is_dimmed = False
@@ -225,9 +227,18 @@ class LiveSource:
             index=step - 1 if self._last is None else self._last.index + step,
             captured_ns=arrival.arrived_ns,
             discontinuity=discontinuity,
-            packets=packets,
+            packets=self._sound(),
             qp=arrival.qp,
         )
+
+    def _keep(self, arrival: Arrival) -> None:
+        moved = tuple(packet for packet in arrival.packets if self._moved(packet))
+        self._kept = (self._kept + moved)[-MAX_SOUNDS:]
+
+    def _sound(self) -> tuple[Any, ...]:
+        """What was kept, for one frame."""
+        kept, self._kept = self._kept, ()
+        return kept
 
     def _moved(self, packet: Any) -> bool:
         """Moves a packet of sound onto the timeline; whether it comes after what its stream had before."""
@@ -276,7 +287,7 @@ class LiveSource:
             index=self._last.index + 1,
             captured_ns=time.monotonic_ns(),
             discontinuity=begins,
-            packets=(),
+            packets=self._sound(),
         )
 
 
@@ -292,4 +303,4 @@ def _inherit_sounds(dropped: Arrival, following: Arrival) -> Arrival:
     """Dropping a picture must not drop the sound that came with it; a reader that is away for long loses the oldest."""
     if not dropped.packets:
         return following
-    return replace(following, packets=(dropped.packets + following.packets)[-_MAX_SOUNDS:])
+    return replace(following, packets=(dropped.packets + following.packets)[-MAX_SOUNDS:])

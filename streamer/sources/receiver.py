@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -33,6 +34,12 @@ log = logging.getLogger(__name__)
 
 _FIRST_LIMIT = 2
 """Reconnects before the first picture, even if later ones may go on for ever: a wrong address must become an error."""
+MAX_SOUNDS = 500
+"""Packets of sound that may wait for a picture; the oldest go first."""
+_PATIENCE_NS = 200_000_000
+"""After so long without a picture, sound goes alone."""
+_SOUND_AHEAD_S = 1
+"""How far sound may lie before its picture in what comes faster than real time."""
 _JUMP_S = 5
 _LATE_S = Fraction(1, 50)
 _CLOCKLESS = {"mpjpeg", "mjpeg", "h264", "hevc"}
@@ -43,7 +50,8 @@ _CLOCKLESS = {"mpjpeg", "mjpeg", "h264", "hevc"}
 class Arrival:
     """One decoded picture: when it came (monotonic ns), what its stream says of its time, and the sound before it.
 
-    `number` counts pictures over all connections (a jump: dropped), `connection` counts connections from 0.
+    Without `planes` it is sound alone, that goes on although no picture comes. `number` counts pictures over all
+    connections (a jump: dropped), `connection` counts connections from 0.
     """
 
     planes: tuple[Plane, ...]
@@ -78,7 +86,7 @@ class Receiver:
         self._notes = notes
         self._stop = threading.Event()
         self._connection: Connection | None = None
-        self._number = self._connections = 0
+        self._number = self._connections = self._put_ns = 0
         self._thread = threading.Thread(target=self._run, name=f"receive {self._name}", daemon=True)
 
     @property
@@ -148,18 +156,21 @@ class Receiver:
             self._open(connection)
             decoder = _Decoder(connection, self._name, self._notes)
             pacer = _Pacer(self._stop) if self._input.paced else None
-            packets: list[Any] = []
+            packets: deque[Any] = deque(maxlen=MAX_SOUNDS)
             for event in decoder.events():
                 if not isinstance(event, av.VideoFrame):
                     packets.append(event)
+                    if pacer is not None:
+                        pacer.hold(_begin_s(event), _SOUND_AHEAD_S)
+                    if self._reader_misses_pictures():
+                        self._put_alone(decoder, packets, _shift_s(pacer))
                     continue
                 if not self.connected:
                     self._welcome(connection, decoder, event)
                     backoff.succeeded()
                 if pacer is not None:
                     pacer.wait(decoder.time_of(event))
-                self._put(decoder, event, packets, pacer.shift_s if pacer is not None else Fraction(0))
-                packets = []
+                self._put(decoder, event, packets, _shift_s(pacer))
         finally:
             self.connected = False
             self._connection = None
@@ -188,7 +199,7 @@ class Receiver:
             log.warning("%s: connected again", self._name)
         self._connections += 1
 
-    def _put(self, decoder: _Decoder, picture: av.VideoFrame, packets: list[Any], shift_s: Fraction) -> None:
+    def _put(self, decoder: _Decoder, picture: av.VideoFrame, packets: deque[Any], shift_s: Fraction) -> None:
         stream_s = decoder.time_of(picture)
         arrival = Arrival(
             self._planes(picture),
@@ -196,11 +207,26 @@ class Receiver:
             time.monotonic_ns(),
             self._number,
             self._connections - 1,
-            tuple(copy for packet in packets for copy in self._detached(decoder, packet, shift_s)),
+            self._taken(decoder, packets, shift_s),
             qp_of(picture),
         )
         self._number += 1
         self._inbox.put(arrival)
+        self._put_ns = arrival.arrived_ns
+
+    def _reader_misses_pictures(self) -> bool:
+        """Whether this connection had one, none came for long, and none waits whose place sound would take."""
+        return self.connected and time.monotonic_ns() - self._put_ns > _PATIENCE_NS and not self._inbox.depth
+
+    def _put_alone(self, decoder: _Decoder, packets: deque[Any], shift_s: Fraction) -> None:
+        sounds = self._taken(decoder, packets, shift_s)
+        self._inbox.put(Arrival((), None, time.monotonic_ns(), self._number, self._connections - 1, sounds, None))
+
+    def _taken(self, decoder: _Decoder, packets: deque[Any], shift_s: Fraction) -> tuple[Any, ...]:
+        """Copies of all that waits."""
+        copies = tuple(copy for packet in packets for copy in self._detached(decoder, packet, shift_s))
+        packets.clear()
+        return copies
 
     def _planes(self, picture: av.VideoFrame) -> tuple[Plane, ...]:
         assert self.format is not None
@@ -274,16 +300,36 @@ class _Pacer:
         """Returns when a picture of this time is due; at once if it has no time, or is late."""
         if stream_s is None:
             return
-        now_s = Fraction(time.monotonic_ns(), 10**9)
         if self._offset_s is None:
-            self._offset_s = now_s - stream_s
-        early_s = stream_s + self.shift_s + self._offset_s - now_s
+            self._offset_s = _now_s() - stream_s
+        early_s = stream_s + self.shift_s + self._offset_s - _now_s()
         if abs(early_s) > _JUMP_S:
             self._offset_s -= early_s
         elif early_s > 0:
             self._stop.wait(float(early_s))
         elif early_s < -_LATE_S:
             self.shift_s -= early_s
+
+    def hold(self, stream_s: Fraction | None, ahead_s: int) -> None:
+        """Returns when something of this time, which isn't a picture, is early by no more than `ahead_s`."""
+        if stream_s is None or self._offset_s is None:
+            return
+        early_s = stream_s + self.shift_s + self._offset_s - _now_s() - ahead_s
+        if 0 < early_s <= _JUMP_S:
+            self._stop.wait(float(early_s))
+
+
+def _now_s() -> Fraction:
+    return Fraction(time.monotonic_ns(), 10**9)
+
+
+def _shift_s(pacer: _Pacer | None) -> Fraction:
+    return Fraction(0) if pacer is None else pacer.shift_s
+
+
+def _begin_s(packet: Any) -> Fraction | None:
+    when = packet.pts if packet.pts is not None else packet.dts
+    return None if when is None else when * fraction(packet.time_base)
 
 
 def _same_sound(stream: Any, template: Any) -> bool:

@@ -29,6 +29,8 @@ _MAX_DEMUX_ERRORS = 100
 _LONGEST_LAST_S = 60
 _EARLY_S = Fraction(1, 2)
 _PREROLL_S = Fraction(1, 10)
+_LAG_S = Fraction(2)
+"""How far behind its picture sound is looked for in a file of which only a part is read."""
 _SEEK_BACK_S: tuple[int | None, ...] = (0, 2, 10, 60, None)
 """How far before the wanted start to seek until a picture at or before it is found; None: read from the beginning."""
 
@@ -225,6 +227,7 @@ class MediaSource:
             if self._start and pts < 0:
                 continue
             if self._is_past_end(pts * self._time_base):
+                packets += self._behind_end(packets)
                 break
             if pending is not None:
                 yield self._frame(*pending, pts - pending[1], index, packets)
@@ -236,6 +239,25 @@ class MediaSource:
             raise SourceError(self._no_picture())
         yield self._frame(*pending, self._last_duration(*pending), index, packets)
         self._say_counts()
+
+    def _behind_end(self, known: list[Any]) -> list[Any]:
+        """Packets that lie behind the last picture in the file, where the part's sound may not be complete yet.
+
+        `known` packets came behind the last frame. Pictures are no longer decoded.
+        """
+        missing = {index for index, stream in self._companions.items() if stream.type == "audio"}
+        missing -= {packet.stream.index for packet in known if self._is_past_end(self._begin_s(packet))}
+        found: list[Any] = []
+        packets = self._joined_packets()
+        while missing and (packet := next(packets, None)) is not None:
+            begin_s = self._begin_s(packet)
+            if packet.stream.type in ("audio", "video") and self._is_past_end(begin_s, _LAG_S):
+                break
+            if self._is_past_end(begin_s):
+                missing.discard(packet.stream.index)
+            if packet.size and packet.stream.index in self._companions:
+                found.append(packet)
+        return found
 
     def _jumps(self) -> int:
         return self._splice.jumps if self._splice is not None else 0
@@ -252,8 +274,10 @@ class MediaSource:
         assert picture.pts is not None
         return picture.pts * fraction(picture.time_base)
 
-    def _is_past_end(self, time_s: Fraction) -> bool:
-        return self._duration is not None and time_s - self._media.start >= self._duration
+    def _is_past_end(self, time_s: Fraction | None, by_s: Fraction = Fraction(0)) -> bool:
+        if self._duration is None or time_s is None:
+            return False
+        return time_s - self._media.start >= self._duration + by_s
 
     def _last_duration(self, picture: av.VideoFrame, pts: int) -> int:
         """How long the last picture stays: up to the stream's end if the container knows it."""
@@ -289,38 +313,47 @@ class MediaSource:
 
     def _moved_into_part(self, packet: Any) -> bool:
         """Counts the packet's time from the start position; whether it lies in the part asked for."""
-        when = packet.pts if packet.pts is not None else packet.dts
-        if when is None:
+        time_s = self._begin_s(packet)
+        if time_s is None:
             return True
-        unit = fraction(packet.time_base)
-        shift = ticks(self._origin, unit)
-        time_s = (when - shift) * unit
         if (self._start and time_s < 0) or self._is_past_end(time_s):
             return False
         if packet.is_discard and time_s < self._media.start - _PREROLL_S:
             return False  # hidden by an edit list, and more than a decoder needs to get going
+        unit = fraction(packet.time_base)
         self._end_seen = max(self._end_seen, time_s + (packet.duration or 0) * unit)
-        if shift:
+        if shift := ticks(self._origin, unit):
             packet.pts = None if packet.pts is None else packet.pts - shift
             packet.dts = None if packet.dts is None else packet.dts - shift
         return True
 
+    def _begin_s(self, packet: Any) -> Fraction | None:
+        """When the packet begins, in seconds from the start position; None if it doesn't say."""
+        when = packet.pts if packet.pts is not None else packet.dts
+        unit = fraction(packet.time_base)
+        return None if when is None else (when - ticks(self._origin, unit)) * unit
+
     def _events(self) -> Iterator[Any]:
         """Decoded pictures of the video stream and packets of the companions, in the order of the file."""
-        for packet in self._packets():
-            if self._interrupted.is_set():
-                return
-            joint = self._splice is not None and self._splice.join(packet)
+        for packet in self._joined_packets():
             if packet.stream.index == self._stream.index:
                 self._packets_read += packet.size > 0
-                if joint:
-                    when = packet.pts if packet.pts is not None else packet.dts
-                    self._joints.append(when * self._time_base)
                 for picture in self._decoded(packet):
                     yield from self._deinterlacer.process(picture)
             elif packet.size and packet.stream.index in self._companions:
                 yield packet
-        yield from self._deinterlacer.flush()
+        if not self._interrupted.is_set():
+            yield from self._deinterlacer.flush()
+
+    def _joined_packets(self) -> Iterator[Any]:
+        """All packets until `interrupt`, on one clock."""
+        for packet in self._packets():
+            if self._interrupted.is_set():
+                return
+            if self._splice is not None and self._splice.join(packet) and packet.stream.index == self._stream.index:
+                when = packet.pts if packet.pts is not None else packet.dts
+                self._joints.append(when * self._time_base)
+            yield packet
 
     def _packets(self) -> Iterator[Any]:
         """All packets, then one empty packet per stream that drains its decoder; skips damage between packets."""

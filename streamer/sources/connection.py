@@ -32,10 +32,15 @@ class Lost(SourceError):
     """The connection can't be made or has ended; the message says why."""
 
 
+class Over(SourceError):
+    """The input has ended and said so: there is nothing to connect to again."""
+
+
 class Connection:
     """An open live input: `container`, its picture stream `video` and its `sounds`.
 
-    Opened, read and closed on one thread; `kill` alone may come from another. Raises Lost or Unrepeatable.
+    `is_finite` says that it is a playlist to which nothing will be added, so that its end is no loss. Opened, read and
+    closed on one thread; `kill` alone may come from another. Raises Lost, Over or Unrepeatable.
     """
 
     def __init__(self, input: Input, url: str, stop: threading.Event) -> None:
@@ -44,6 +49,7 @@ class Connection:
         self._stop = stop
         self._child: Child | None = None
         self.container: Any = None
+        self.is_finite = False
         self.corrupt = 0
 
     def open(self) -> None:
@@ -56,11 +62,13 @@ class Connection:
             raise Unrepeatable(str(error)) from error
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise Lost(self._why(error)) from error
+        # FFmpeg's demuxer knows how long a list is only if that is on demand, or has its end mark.
+        self.is_finite = self.container.format.name == "hls" and bool(self.container.duration)
         self.sounds = list(self.container.streams.audio)
         self.video.thread_type = "SLICE"  # frame threads would hold back a picture each
 
     def packets(self) -> Iterator[Any]:
-        """Packets of picture and sound until `stop` is set. Raises Lost at the end, however it came."""
+        """Packets of picture and sound until `stop` is set. Raises Lost at the end, however it came, or Over."""
         wanted = [self.video, *self.sounds]
         errors = 0
         while True:
@@ -71,7 +79,7 @@ class Connection:
                     errors = 0
                     if packet.size:
                         yield packet
-                raise Lost(self._ending())
+                raise Over("its playlist has ended") if self.is_finite else Lost(self._ending())
             except IndexError:
                 pass  # a packet of a stream that began later: PyAV 18 knows only the first ones
             except av.error.InvalidDataError as error:

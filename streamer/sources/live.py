@@ -158,7 +158,9 @@ class LiveSource:
         except Ended:
             if self._receiver.error is not None:
                 raise self._receiver.error from None
-            return None
+            if not self._kept:
+                return None
+            frame = self._repeated()  # for sound that lies behind the last picture
         if self._duration is not None and frame.pts * TIME_BASE >= self._duration:
             return None
         self._last = frame
@@ -273,20 +275,22 @@ class LiveSource:
         steps = 1
         if now - self._timeline.last > ticks(Fraction(_CATCH_UP_S), TIME_BASE):
             steps = (now - self._timeline.last) // self._interval  # this thread was held up: on with the grid
-        pts = self._timeline.fill(steps * self._interval)
-        self._stand_ins += 1
-        planes, begins = self._last.planes, False
         silent_s = (time.monotonic_ns() - self._heard_ns) / 1e9
-        if not self._is_dimmed and (not self._receiver.connected or silent_s > _DIM_AFTER_S):
-            planes = dimmed(planes, self.format, self._pool)
-            self._is_dimmed = begins = True
+        dims = not self._is_dimmed and (not self._receiver.connected or silent_s > _DIM_AFTER_S)
+        self._is_dimmed = self._is_dimmed or dims
+        return self._repeated(steps, dims)
+
+    def _repeated(self, steps: int = 1, dims: bool = False) -> Frame:
+        """The last picture, so many intervals after it, with the sound that waits."""
+        assert self._last is not None
+        self._stand_ins += 1
         return replace(
             self._last,
-            planes=planes,
-            pts=pts,
+            planes=dimmed(self._last.planes, self.format, self._pool) if dims else self._last.planes,
+            pts=self._timeline.fill(steps * self._interval),
             index=self._last.index + 1,
             captured_ns=time.monotonic_ns(),
-            discontinuity=begins,
+            discontinuity=dims,
             packets=self._sound(),
         )
 

@@ -12,6 +12,7 @@ import av.error
 
 from streamer.child import Child, NoFFmpeg, ffmpeg
 from streamer.convert import TOLERANT
+from streamer.demux import packets_of
 from streamer.errors import SourceError, public_url, reason_of
 from streamer.sources import listen
 from streamer.sources.inputs import Input
@@ -73,15 +74,13 @@ class Connection:
         errors = 0
         while True:
             try:
-                for packet in self.container.demux(*wanted):
+                for packet in packets_of(self.container, *wanted):
                     if self._stop.is_set():
                         return
                     errors = 0
                     if packet.size:
                         yield packet
                 raise Over("its playlist has ended") if self.is_finite else Lost(self._ending())
-            except IndexError:
-                pass  # a packet of a stream that began later: PyAV 18 knows only the first ones
             except av.error.InvalidDataError as error:
                 errors += 1
                 self.corrupt += 1

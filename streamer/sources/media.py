@@ -14,6 +14,7 @@ import av.error
 
 from streamer.clock import Splice, Timeline, fraction, ticks
 from streamer.convert import converted_planes, planar_equivalent, planes_of, side_data
+from streamer.demux import packets_of
 from streamer.errors import SourceError, public_url, reason_of
 from streamer.frame import Frame, VideoFormat
 from streamer.notes import Notes
@@ -360,13 +361,10 @@ class MediaSource:
         errors = 0
         while True:
             try:
-                for packet in self._container.demux():
+                for packet in packets_of(self._container, on_unknown=self._count_unknown):
                     errors = 0
                     yield packet
                 return
-            except IndexError:
-                # PyAV 18 knows only the streams that were there at the beginning.
-                self._count("packets of streams that began later")
             except av.error.InvalidDataError as error:
                 errors += 1
                 self._count("corrupt packets")
@@ -392,6 +390,9 @@ class MediaSource:
         return bool(self._packets_read < self._stream.frames)
 
     # -- what was unusual ------------------------------------------------------------------------------------------
+
+    def _count_unknown(self) -> None:
+        self._count("packets of streams that began later")
 
     def _count(self, event: str, number: int = 1) -> None:
         self.counts[event] = self.counts.get(event, 0) + number

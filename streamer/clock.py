@@ -58,7 +58,7 @@ class Timeline:
         return pts if pts is not None and (self._faulty_pts <= self._faulty_dts or dts is None) else dts
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Clock:
     """A stretch of a program's time: by how much it is moved, and where the furthest of its streams is (as moved)."""
 

@@ -42,7 +42,8 @@ class MediaSource:
     Pictures leave in presentation order with their own timestamps. One picture is held back, so that a frame knows
     when the next begins (its exact duration) and the last one takes all remaining packets with it. Interlaced
     pictures are deinterlaced (bwdif, one frame per frame). A picture whose size or format differs from the first is
-    converted to the first's. Corrupt packets are skipped and counted.
+    converted to the first's. Corrupt packets are skipped and counted. Where the clock of a transport stream jumps, the
+    first picture behind is a discontinuity.
     """
 
     live = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -57,34 +58,68 @@ class Timeline:
         return pts if pts is not None and (self._faulty_pts <= self._faulty_dts or dts is None) else dts
 
 
+@dataclass(slots=True, eq=False)
+class _Clock:
+    """A stretch of a program's time: by how much it is moved, and where the furthest of its streams is (as moved)."""
+
+    offset_s: Fraction = Fraction(0)
+    reached_s: Fraction | None = None
+
+
 class Splice:
     """Closes jumps of a clock that all streams of a transport stream share.
 
     Recordings that were joined, and encoders that restarted, make the time jump. A jump backwards by more than a tenth
     of a second or forwards by more than ten (FFmpeg's thresholds) is taken out of all streams alike, so that sound and
     picture stay together. `jumps` counts.
+
+    Only sound and picture show a jump: between subtitles, or marks in a data stream, any time may pass. So it may
+    between pieces of sound while pictures go on. Each stream changes to the new clock by itself, because packets of
+    the old one may still come when another stream has changed.
     """
 
     _BACK_S, _FORTH_S = Fraction(1, 10), Fraction(10)
 
     def __init__(self) -> None:
         self.jumps = 0
-        self._offset_s = Fraction(0)
+        self._newest = _Clock()
+        self._clocks: dict[int, _Clock] = {}
         self._expected_s: dict[int, Fraction] = {}
 
-    def join(self, packet: Any) -> None:
-        """Moves the packet's times in place."""
+    def join(self, packet: Any) -> bool:
+        """Moves the packet's times in place; whether it is the first of its stream behind a jump."""
         if packet.dts is None:
-            return
-        unit = fraction(packet.time_base)
-        expected_s = self._expected_s.get(packet.stream.index)
-        time_s = packet.dts * unit + self._offset_s
-        if expected_s is not None and not -self._BACK_S <= time_s - expected_s <= self._FORTH_S:
-            self.jumps += 1
-            self._offset_s += expected_s - time_s
-            time_s = expected_s
-        self._expected_s[packet.stream.index] = time_s + (packet.duration or 0) * unit
-        shift = ticks(self._offset_s, unit)
+            return False
+        unit, index = fraction(packet.time_base), packet.stream.index
+        clock, changed = self._newest, False
+        if packet.stream.type in ("audio", "video"):
+            before = self._clocks.get(index)
+            clock = self._clock_at(packet.dts * unit, index)
+            changed = before not in (None, clock)
+            end_s = (packet.dts + (packet.duration or 0)) * unit + clock.offset_s
+            clock.reached_s = end_s if clock.reached_s is None else max(clock.reached_s, end_s)
+            self._clocks[index], self._expected_s[index] = clock, end_s
+        shift = ticks(clock.offset_s, unit)
         packet.dts += shift
         if packet.pts is not None:
             packet.pts += shift
+        return changed
+
+    def _clock_at(self, time_s: Fraction, index: int) -> _Clock:
+        """The clock to which the next packet of a stream belongs, whose decoding time is `time_s` as stated."""
+        clock, newest = self._clocks.get(index, self._newest), self._newest
+        expected_s = self._expected_s.get(index)
+        if expected_s is None:
+            return newest
+        gap_s = time_s + clock.offset_s - expected_s
+        entering_s = time_s + newest.offset_s - expected_s
+        if clock is not newest and abs(entering_s) < abs(gap_s) and -self._FORTH_S <= entering_s <= self._FORTH_S:
+            if entering_s < -self._BACK_S:
+                newest.offset_s -= entering_s  # this stream was longer than the one that jumped first
+            return newest
+        assert clock.reached_s is not None
+        if gap_s >= -self._BACK_S and time_s + clock.offset_s - clock.reached_s <= self._FORTH_S:
+            return clock
+        self.jumps += 1
+        self._newest = _Clock(clock.offset_s - gap_s)
+        return self._newest

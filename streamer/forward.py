@@ -9,19 +9,21 @@ from typing import Any, NoReturn
 
 import av.error
 
+from streamer.demux import packets_of
 from streamer.errors import reason_of
 
 
 def forward(incoming: Any, outgoing: Any, streams: Sequence[Any], on_header: Callable[[], None] | None = None) -> None:
     """Copies the packets of some streams of an open container into another as they come, and finishes that.
 
-    `on_header` is called when the header has been written, so the other side is there. PyAV's errors pass through.
+    Streams that begin later are left out. `on_header` is called when the header has been written, so the other side is
+    there. PyAV's errors pass through.
     """
     copies = {stream.index: outgoing.add_stream_from_template(stream, opaque=True) for stream in streams}
     outgoing.start_encoding()
     if on_header is not None:
         on_header()
-    for packet in incoming.demux(*streams):
+    for packet in packets_of(incoming, *streams):
         if packet.size:
             packet.dts = packet.pts if packet.dts is None else packet.dts
             packet.stream = copies[packet.stream_index]

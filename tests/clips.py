@@ -167,6 +167,19 @@ def copied_packets(path: Path, kind: str) -> list[list[tuple[bytes, Fraction | N
     return list(found.values())
 
 
+def delayed_sound(source: Path, target: Path, delay_s: Fraction) -> Path:
+    """A copy of `source` with the same times, but whose sound lies later in the file."""
+    with av.open(str(source)) as whole, av.open(str(target), "w", options={"max_interleave_delta": "1"}) as out:
+        copies = {stream.index: out.add_stream_from_template(stream, opaque=True) for stream in whole.streams}
+        packets: list[Any] = [packet for packet in whole.demux() if packet.size]
+        packets.sort(key=lambda packet: packet.dts * packet.time_base + delay_s * (packet.stream.type == "audio"))
+        out.start_encoding()
+        for packet in packets:
+            packet.stream = copies[packet.stream_index]
+            out.mux_one(packet)
+    return target
+
+
 def _chapter(number: int, start: int, end: int, title: str) -> Any:
     return {
         "id": number,

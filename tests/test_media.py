@@ -20,6 +20,7 @@ from tests.clips import (
     Clip,
     copied_packets,
     decoded,
+    delayed_sound,
     luma,
     make_frame,
     palette_picture,
@@ -152,6 +153,16 @@ class TestTime:
         assert summary.frames == 20
         assert times(target)[0] == 0
         assert np.array_equal(luma(decoded(target)[0]), luma(decoded(source)[12]))
+
+    def test_sound_that_lies_behind_its_picture_in_the_file_isnt_cut_off(self, tmp_path: Path) -> None:
+        plain = Clip(frames=75, audio="mp2", options={"bf": "0"}).write(tmp_path / "plain.ts")
+        source, target = delayed_sound(plain, tmp_path / "in.ts", Fraction(7, 10)), tmp_path / "out.mkv"
+        summary = transcode(source, target, start=0.4, duration=1)
+        assert summary.frames == 25
+        (packets,) = copied_packets(target, "audio")
+        ends = [when for _, when in packets if when is not None]
+        assert 0.95 < max(ends) - times(target)[0] < 1
+        assert len(packets) >= 40
 
     def test_speed_of_an_image_sequence_does_not_lose_pictures(self, tmp_path: Path) -> None:
         source = Clip(frames=7).write(tmp_path / "in.mp4")

@@ -12,6 +12,7 @@ import av.error
 
 from streamer.child import Child, NoFFmpeg, ffmpeg
 from streamer.convert import TOLERANT
+from streamer.demux import packets_of
 from streamer.errors import SourceError, public_url, reason_of
 from streamer.sources import listen
 from streamer.sources.inputs import Input
@@ -32,10 +33,15 @@ class Lost(SourceError):
     """The connection can't be made or has ended; the message says why."""
 
 
+class Over(SourceError):
+    """The input has ended and said so: there is nothing to connect to again."""
+
+
 class Connection:
     """An open live input: `container`, its picture stream `video` and its `sounds`.
 
-    Opened, read and closed on one thread; `kill` alone may come from another. Raises Lost or Unrepeatable.
+    `is_finite` says that it is a playlist to which nothing will be added, so that its end is no loss. Opened, read and
+    closed on one thread; `kill` alone may come from another. Raises Lost, Over or Unrepeatable.
     """
 
     def __init__(self, input: Input, url: str, stop: threading.Event) -> None:
@@ -44,6 +50,7 @@ class Connection:
         self._stop = stop
         self._child: Child | None = None
         self.container: Any = None
+        self.is_finite = False
         self.corrupt = 0
 
     def open(self) -> None:
@@ -56,24 +63,24 @@ class Connection:
             raise Unrepeatable(str(error)) from error
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise Lost(self._why(error)) from error
+        # FFmpeg's demuxer knows how long a list is only if that is on demand, or has its end mark.
+        self.is_finite = self.container.format.name == "hls" and bool(self.container.duration)
         self.sounds = list(self.container.streams.audio)
         self.video.thread_type = "SLICE"  # frame threads would hold back a picture each
 
     def packets(self) -> Iterator[Any]:
-        """Packets of picture and sound until `stop` is set. Raises Lost at the end, however it came."""
+        """Packets of picture and sound until `stop` is set. Raises Lost at the end, however it came, or Over."""
         wanted = [self.video, *self.sounds]
         errors = 0
         while True:
             try:
-                for packet in self.container.demux(*wanted):
+                for packet in packets_of(self.container, *wanted):
                     if self._stop.is_set():
                         return
                     errors = 0
                     if packet.size:
                         yield packet
-                raise Lost(self._ending())
-            except IndexError:
-                pass  # a packet of a stream that began later: PyAV 18 knows only the first ones
+                raise Over("its playlist has ended") if self.is_finite else Lost(self._ending())
             except av.error.InvalidDataError as error:
                 errors += 1
                 self.corrupt += 1

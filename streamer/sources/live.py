@@ -15,7 +15,7 @@ from streamer.frame import Frame, VideoFormat
 from streamer.notes import Notes
 from streamer.pool import PlanePool
 from streamer.sources.inputs import input_for
-from streamer.sources.receiver import Arrival, Receiver
+from streamer.sources.receiver import MAX_SOUNDS, Arrival, Receiver
 from streamer.sources.standin import dimmed, prepare
 from streamer.stage import Media
 from streamer.stats import AvSync
@@ -32,7 +32,6 @@ _PATIENCE_S = 0.2
 _DIM_AFTER_S = 1.0
 _CATCH_UP_S = 1.0
 _CLOSE_S = 1.0
-_MAX_SOUNDS = 500
 _AAC_SAMPLES = 1024
 
 
@@ -53,8 +52,9 @@ class LiveSource:
 
     A receiving thread connects, decodes and reconnects (see Receiver); `read` takes the newest pictures from it. When
     none comes for 0.2 s or three frame intervals, `read` fills the gap at the nominal rate: with the last picture, and
-    once the connection is lost or a second has passed, with that picture dimmed under a line of text. All times lie on
-    one timeline (see LiveTimeline). The format is the first connection's; later pictures are scaled and padded to it.
+    once the connection is lost or a second has passed, with that picture dimmed under a line of text. Sound that comes
+    meanwhile goes with them. All times lie on one timeline (see LiveTimeline). The format is the first connection's;
+    later pictures are scaled and padded to it.
 
     `reconnect_limit` is how many tries in a row may fail, None for ever; the first connection has at most three.
     `duration` ends the stream after that many seconds.
@@ -85,7 +85,7 @@ class LiveSource:
         self._sounds: dict[int, _Sound] = {}
         self._sync = SyncMeter()
         self._kept: tuple[Any, ...] = ()
-        """Sound of pictures that came too late, which goes with the next one."""
+        """Sound that came alone or with pictures that were too late: it goes with the next frame."""
         self._pool = PlanePool()
 
     @property
@@ -158,7 +158,9 @@ class LiveSource:
         except Ended:
             if self._receiver.error is not None:
                 raise self._receiver.error from None
-            return None
+            if not self._kept:
+                return None
+            frame = self._repeated()  # for sound that lies behind the last picture
         if self._duration is not None and frame.pts * TIME_BASE >= self._duration:
             return None
         self._last = frame
@@ -183,6 +185,9 @@ class LiveSource:
                     arrival = self._inbox.get(self._until_overdue_s())
                 except TimeoutError:
                     return self._stand_in()
+            if not arrival.planes:
+                self._keep(arrival)
+                continue
             frame = self._placed(arrival)
             if frame is not None:
                 return frame
@@ -209,10 +214,9 @@ class LiveSource:
             return None
         if pts is not None and arrival.stream_s is not None:
             self._sync.picture(arrival.stream_s, pts * TIME_BASE)
-        self._kept += tuple(packet for packet in arrival.packets if self._moved(packet))
+        self._keep(arrival)
         if pts is None:
             return None
-        packets, self._kept = self._kept[-_MAX_SOUNDS:], ()
         step, self._number = arrival.number - self._number, arrival.number
         discontinuity = reconnected or self._is_dimmed or self._timeline.jumps > jumps
         self._is_gap = self._is_dimmed = False
@@ -225,9 +229,18 @@ class LiveSource:
             index=step - 1 if self._last is None else self._last.index + step,
             captured_ns=arrival.arrived_ns,
             discontinuity=discontinuity,
-            packets=packets,
+            packets=self._sound(),
             qp=arrival.qp,
         )
+
+    def _keep(self, arrival: Arrival) -> None:
+        moved = tuple(packet for packet in arrival.packets if self._moved(packet))
+        self._kept = (self._kept + moved)[-MAX_SOUNDS:]
+
+    def _sound(self) -> tuple[Any, ...]:
+        """What was kept, for one frame."""
+        kept, self._kept = self._kept, ()
+        return kept
 
     def _moved(self, packet: Any) -> bool:
         """Moves a packet of sound onto the timeline; whether it comes after what its stream had before."""
@@ -262,21 +275,23 @@ class LiveSource:
         steps = 1
         if now - self._timeline.last > ticks(Fraction(_CATCH_UP_S), TIME_BASE):
             steps = (now - self._timeline.last) // self._interval  # this thread was held up: on with the grid
-        pts = self._timeline.fill(steps * self._interval)
-        self._stand_ins += 1
-        planes, begins = self._last.planes, False
         silent_s = (time.monotonic_ns() - self._heard_ns) / 1e9
-        if not self._is_dimmed and (not self._receiver.connected or silent_s > _DIM_AFTER_S):
-            planes = dimmed(planes, self.format, self._pool)
-            self._is_dimmed = begins = True
+        dims = not self._is_dimmed and (not self._receiver.connected or silent_s > _DIM_AFTER_S)
+        self._is_dimmed = self._is_dimmed or dims
+        return self._repeated(steps, dims)
+
+    def _repeated(self, steps: int = 1, dims: bool = False) -> Frame:
+        """The last picture, so many intervals after it, with the sound that waits."""
+        assert self._last is not None
+        self._stand_ins += 1
         return replace(
             self._last,
-            planes=planes,
-            pts=pts,
+            planes=dimmed(self._last.planes, self.format, self._pool) if dims else self._last.planes,
+            pts=self._timeline.fill(steps * self._interval),
             index=self._last.index + 1,
             captured_ns=time.monotonic_ns(),
-            discontinuity=begins,
-            packets=(),
+            discontinuity=dims,
+            packets=self._sound(),
         )
 
 
@@ -292,4 +307,4 @@ def _inherit_sounds(dropped: Arrival, following: Arrival) -> Arrival:
     """Dropping a picture must not drop the sound that came with it; a reader that is away for long loses the oldest."""
     if not dropped.packets:
         return following
-    return replace(following, packets=(dropped.packets + following.packets)[-_MAX_SOUNDS:])
+    return replace(following, packets=(dropped.packets + following.packets)[-MAX_SOUNDS:])

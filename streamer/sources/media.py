@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -15,6 +14,7 @@ import av.error
 
 from streamer.clock import Splice, Timeline, fraction, ticks
 from streamer.convert import converted_planes, planar_equivalent, planes_of, side_data
+from streamer.demux import packets_of
 from streamer.errors import SourceError, public_url, reason_of
 from streamer.frame import Frame, VideoFormat
 from streamer.notes import Notes
@@ -30,6 +30,8 @@ _MAX_DEMUX_ERRORS = 100
 _LONGEST_LAST_S = 60
 _EARLY_S = Fraction(1, 2)
 _PREROLL_S = Fraction(1, 10)
+_LAG_S = Fraction(2)
+"""How far behind its picture sound is looked for in a file of which only a part is read."""
 _SEEK_BACK_S: tuple[int | None, ...] = (0, 2, 10, 60, None)
 """How far before the wanted start to seek until a picture at or before it is found; None: read from the beginning."""
 
@@ -40,7 +42,8 @@ class MediaSource:
     Pictures leave in presentation order with their own timestamps. One picture is held back, so that a frame knows
     when the next begins (its exact duration) and the last one takes all remaining packets with it. Interlaced
     pictures are deinterlaced (bwdif, one frame per frame). A picture whose size or format differs from the first is
-    converted to the first's. Corrupt packets are skipped and counted.
+    converted to the first's. Corrupt packets are skipped and counted. Where the clock of a transport stream jumps, the
+    first picture behind is a discontinuity.
     """
 
     live = False
@@ -69,6 +72,8 @@ class MediaSource:
         self._origin = Fraction(0)
         self._end_seen = Fraction(0)
         self._packets_read = 0
+        self._joints: list[Fraction] = []
+        """Where recordings were joined, in seconds of the joined stream: times of pictures still to come."""
         self.counts: dict[str, int] = {}
         self.notes = Notes(self._name)
 
@@ -137,6 +142,7 @@ class MediaSource:
         self._time_base = fraction(stream.time_base)
         self._companions = companions_of(self._container, stream, self.notes)
         self._splice = Splice() if may_jump(self._container) else None
+        self._joints.clear()
         self._timeline = Timeline(self._time_base, self._rate)
         self._deinterlacer = Deinterlacer(self.notes, self._time_base)
         if self._start:
@@ -150,6 +156,7 @@ class MediaSource:
             return False
         self._timeline = Timeline(self._time_base, self._rate)
         self._splice = None if self._splice is None else Splice()
+        self._joints.clear()
         return True
 
     def _first_picture(self) -> tuple[list[Any], Iterator[Any]]:
@@ -213,7 +220,7 @@ class MediaSource:
     def _walk(self, events: Iterator[Any]) -> Iterator[Frame]:
         pending: tuple[av.VideoFrame, int] | None = None
         packets: list[Any] = []
-        index = jumps = 0
+        index = 0
         for event in events:
             if not isinstance(event, av.VideoFrame):
                 packets.append(event)
@@ -222,11 +229,11 @@ class MediaSource:
             if self._start and pts < 0:
                 continue
             if self._is_past_end(pts * self._time_base):
+                packets += self._behind_end(packets)
                 break
             if pending is not None:
-                frame = self._frame(*pending, pts - pending[1], index, packets)
-                yield replace(frame, discontinuity=True) if self._jumps() > jumps else frame
-                packets, index, jumps = [], index + 1, self._jumps()
+                yield self._frame(*pending, pts - pending[1], index, packets)
+                packets, index = [], index + 1
             pending = (event, pts)
         if pending is None:
             if self._interrupted.is_set():
@@ -235,16 +242,44 @@ class MediaSource:
         yield self._frame(*pending, self._last_duration(*pending), index, packets)
         self._say_counts()
 
+    def _behind_end(self, known: list[Any]) -> list[Any]:
+        """Packets that lie behind the last picture in the file, where the part's sound may not be complete yet.
+
+        `known` packets came behind the last frame. Pictures are no longer decoded.
+        """
+        missing = {index for index, stream in self._companions.items() if stream.type == "audio"}
+        missing -= {packet.stream.index for packet in known if self._is_past_end(self._begin_s(packet))}
+        found: list[Any] = []
+        packets = self._joined_packets()
+        while missing and (packet := next(packets, None)) is not None:
+            begin_s = self._begin_s(packet)
+            if packet.stream.type in ("audio", "video") and self._is_past_end(begin_s, _LAG_S):
+                break
+            if self._is_past_end(begin_s):
+                missing.discard(packet.stream.index)
+            if packet.size and packet.stream.index in self._companions:
+                found.append(packet)
+        return found
+
     def _jumps(self) -> int:
         return self._splice.jumps if self._splice is not None else 0
+
+    def _begins_anew(self, time_s: Fraction) -> bool:
+        """Whether the picture at this time, of the joined stream, is the first behind a joint."""
+        passed = [joint_s for joint_s in self._joints if joint_s <= time_s]
+        for joint_s in passed:
+            self._joints.remove(joint_s)
+        return bool(passed)
 
     def _time_of(self, picture: av.VideoFrame) -> Fraction:
         """When the picture is shown, in seconds; the deinterlacer counts in a finer unit than the stream."""
         assert picture.pts is not None
         return picture.pts * fraction(picture.time_base)
 
-    def _is_past_end(self, time_s: Fraction) -> bool:
-        return self._duration is not None and time_s - self._media.start >= self._duration
+    def _is_past_end(self, time_s: Fraction | None, by_s: Fraction = Fraction(0)) -> bool:
+        if self._duration is None or time_s is None:
+            return False
+        return time_s - self._media.start >= self._duration + by_s
 
     def _last_duration(self, picture: av.VideoFrame, pts: int) -> int:
         """How long the last picture stays: up to the stream's end if the container knows it."""
@@ -273,55 +308,64 @@ class MediaSource:
             duration=duration,
             index=index,
             captured_ns=time.monotonic_ns(),
+            discontinuity=self._begins_anew(self._time_of(picture)),
             packets=tuple(packet for packet in packets if self._moved_into_part(packet)),
             qp=qp_of(picture),
         )
 
     def _moved_into_part(self, packet: Any) -> bool:
         """Counts the packet's time from the start position; whether it lies in the part asked for."""
-        when = packet.pts if packet.pts is not None else packet.dts
-        if when is None:
+        time_s = self._begin_s(packet)
+        if time_s is None:
             return True
-        unit = fraction(packet.time_base)
-        shift = ticks(self._origin, unit)
-        time_s = (when - shift) * unit
         if (self._start and time_s < 0) or self._is_past_end(time_s):
             return False
         if packet.is_discard and time_s < self._media.start - _PREROLL_S:
             return False  # hidden by an edit list, and more than a decoder needs to get going
+        unit = fraction(packet.time_base)
         self._end_seen = max(self._end_seen, time_s + (packet.duration or 0) * unit)
-        if shift:
+        if shift := ticks(self._origin, unit):
             packet.pts = None if packet.pts is None else packet.pts - shift
             packet.dts = None if packet.dts is None else packet.dts - shift
         return True
 
+    def _begin_s(self, packet: Any) -> Fraction | None:
+        """When the packet begins, in seconds from the start position; None if it doesn't say."""
+        when = packet.pts if packet.pts is not None else packet.dts
+        unit = fraction(packet.time_base)
+        return None if when is None else (when - ticks(self._origin, unit)) * unit
+
     def _events(self) -> Iterator[Any]:
         """Decoded pictures of the video stream and packets of the companions, in the order of the file."""
-        for packet in self._packets():
-            if self._interrupted.is_set():
-                return
-            if self._splice is not None:
-                self._splice.join(packet)
+        for packet in self._joined_packets():
             if packet.stream.index == self._stream.index:
                 self._packets_read += packet.size > 0
                 for picture in self._decoded(packet):
                     yield from self._deinterlacer.process(picture)
             elif packet.size and packet.stream.index in self._companions:
                 yield packet
-        yield from self._deinterlacer.flush()
+        if not self._interrupted.is_set():
+            yield from self._deinterlacer.flush()
+
+    def _joined_packets(self) -> Iterator[Any]:
+        """All packets until `interrupt`, on one clock."""
+        for packet in self._packets():
+            if self._interrupted.is_set():
+                return
+            if self._splice is not None and self._splice.join(packet) and packet.stream.index == self._stream.index:
+                when = packet.pts if packet.pts is not None else packet.dts
+                self._joints.append(when * self._time_base)
+            yield packet
 
     def _packets(self) -> Iterator[Any]:
         """All packets, then one empty packet per stream that drains its decoder; skips damage between packets."""
         errors = 0
         while True:
             try:
-                for packet in self._container.demux():
+                for packet in packets_of(self._container, on_unknown=self._count_unknown):
                     errors = 0
                     yield packet
                 return
-            except IndexError:
-                # PyAV 18 knows only the streams that were there at the beginning.
-                self._count("packets of streams that began later")
             except av.error.InvalidDataError as error:
                 errors += 1
                 self._count("corrupt packets")
@@ -348,6 +392,9 @@ class MediaSource:
 
     # -- what was unusual ------------------------------------------------------------------------------------------
 
+    def _count_unknown(self) -> None:
+        self._count("packets of streams that began later")
+
     def _count(self, event: str, number: int = 1) -> None:
         self.counts[event] = self.counts.get(event, 0) + number
 
@@ -356,6 +403,8 @@ class MediaSource:
         whole = not self._start and self._duration is None and not self._interrupted.is_set()
         seen = self._end_seen - self._media.start
         complete = self._stream.frames and not self._lacks_packets()
+        if self._jumps():
+            seconds = None  # the container's is the distance between two clocks
         if whole and not complete and seconds is not None and seen < seconds - _EARLY_S:
             self.notes.say(f"ended early: {float(seen):.1f} of {float(seconds):.1f} s could be read")
         for event, number in (

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -22,7 +23,7 @@ from streamer.detached import detached_packet, detached_streams
 from streamer.errors import SourceError, public_url
 from streamer.frame import Plane, VideoFormat
 from streamer.notes import Notes
-from streamer.sources.connection import Connection, Lost, Unrepeatable
+from streamer.sources.connection import Connection, Lost, Over, Unrepeatable
 from streamer.sources.deinterlace import Deinterlacer
 from streamer.sources.inputs import Input
 from streamer.sources.letterbox import Letterbox
@@ -33,6 +34,12 @@ log = logging.getLogger(__name__)
 
 _FIRST_LIMIT = 2
 """Reconnects before the first picture, even if later ones may go on for ever: a wrong address must become an error."""
+MAX_SOUNDS = 500
+"""Packets of sound that may wait for a picture; the oldest go first."""
+_PATIENCE_NS = 200_000_000
+"""After so long without a picture, sound goes alone."""
+_SOUND_AHEAD_S = 1
+"""How far sound may lie before its picture in what comes faster than real time."""
 _JUMP_S = 5
 _LATE_S = Fraction(1, 50)
 _CLOCKLESS = {"mpjpeg", "mjpeg", "h264", "hevc"}
@@ -43,7 +50,8 @@ _CLOCKLESS = {"mpjpeg", "mjpeg", "h264", "hevc"}
 class Arrival:
     """One decoded picture: when it came (monotonic ns), what its stream says of its time, and the sound before it.
 
-    `number` counts pictures over all connections (a jump: dropped), `connection` counts connections from 0.
+    Without `planes` it is sound alone, that goes on although no picture comes. `number` counts pictures over all
+    connections (a jump: dropped), `connection` counts connections from 0.
     """
 
     planes: tuple[Plane, ...]
@@ -78,7 +86,8 @@ class Receiver:
         self._notes = notes
         self._stop = threading.Event()
         self._connection: Connection | None = None
-        self._number = self._connections = 0
+        self._is_finite = False
+        self._number = self._connections = self._put_ns = 0
         self._thread = threading.Thread(target=self._run, name=f"receive {self._name}", daemon=True)
 
     @property
@@ -115,6 +124,8 @@ class Receiver:
                     self._wait_or_give_up(backoff, error)
         except Cancelled:
             pass
+        except Over as error:
+            log.info("%s: %s", self._name, error)
         except SourceError as error:
             self.error = error
         except Exception as error:  # the thread's outermost guard: the reader must hear of it
@@ -129,6 +140,8 @@ class Receiver:
         if not self._input.reconnects and not first:
             log.info("%s: %s", self._name, error)
             raise Cancelled
+        if self._is_finite and not first:
+            raise SourceError(f"can't go on reading {self._name}: {error}") from error
         limit = self._limit
         if first:
             limit = _FIRST_LIMIT if limit is None else min(_FIRST_LIMIT, limit)
@@ -141,25 +154,23 @@ class Receiver:
         self._stop.wait(delay_s)
 
     def _receive(self, backoff: Backoff) -> None:
-        """One connection from beginning to end. Raises Lost, Unrepeatable, or Cancelled by the reader."""
+        """One connection from beginning to end. Raises Lost, Over, Unrepeatable, or Cancelled by the reader."""
         connection = Connection(self._input, self._url, self._stop)
         self._connection = connection
         try:
             self._open(connection)
-            decoder = _Decoder(connection, self._name, self._notes)
             pacer = _Pacer(self._stop) if self._input.paced else None
-            packets: list[Any] = []
-            for event in decoder.events():
-                if not isinstance(event, av.VideoFrame):
-                    packets.append(event)
-                    continue
-                if not self.connected:
-                    self._welcome(connection, decoder, event)
-                    backoff.succeeded()
-                if pacer is not None:
-                    pacer.wait(decoder.time_of(event))
-                self._put(decoder, event, packets, pacer.shift_s if pacer is not None else Fraction(0))
-                packets = []
+            session = _Session(connection, _Decoder(connection, self._name, self._notes), pacer)
+            try:
+                for event in session.decoder.events():
+                    if isinstance(event, av.VideoFrame):
+                        self._take_picture(session, event, backoff)
+                    else:
+                        self._take_sound(session, event)
+            except (Lost, Over):
+                if session.waiting and self.connected and self._inbox.depth < self._inbox.capacity:
+                    self._put_sound(session)
+                raise
         finally:
             self.connected = False
             self._connection = None
@@ -173,10 +184,14 @@ class Receiver:
             if self.format is None:
                 raise
             raise Lost(str(error)) from error  # it was good once and may be so again
+        self._is_finite = connection.is_finite
+        if connection.is_finite and self.format is not None:
+            raise Over("its playlist has ended")  # and would be played again from its beginning
 
-    def _welcome(self, connection: Connection, decoder: _Decoder, picture: av.VideoFrame) -> None:
+    def _welcome(self, session: _Session, picture: av.VideoFrame) -> None:
         self.connected = True
         if self.format is None:
+            connection = session.connection
             rate = nominal_rate(connection.video, probed=False)
             self.metadata = dict(connection.container.metadata)
             self.sounds = detached_streams(connection.sounds)
@@ -188,19 +203,46 @@ class Receiver:
             log.warning("%s: connected again", self._name)
         self._connections += 1
 
-    def _put(self, decoder: _Decoder, picture: av.VideoFrame, packets: list[Any], shift_s: Fraction) -> None:
-        stream_s = decoder.time_of(picture)
+    def _take_picture(self, session: _Session, picture: av.VideoFrame, backoff: Backoff) -> None:
+        if not self.connected:
+            self._welcome(session, picture)
+            backoff.succeeded()
+        stream_s = session.decoder.time_of(picture)
+        if session.pacer is not None:
+            session.pacer.wait(stream_s)
         arrival = Arrival(
             self._planes(picture),
-            None if stream_s is None else stream_s + shift_s,
+            None if stream_s is None else stream_s + session.shift_s,
             time.monotonic_ns(),
             self._number,
             self._connections - 1,
-            tuple(copy for packet in packets for copy in self._detached(decoder, packet, shift_s)),
+            self._taken(session),
             qp_of(picture),
         )
         self._number += 1
         self._inbox.put(arrival)
+        self._put_ns = arrival.arrived_ns
+
+    def _take_sound(self, session: _Session, packet: Any) -> None:
+        """Keeps it for the next picture; where that is missing and the reader waits for it, sound goes alone.
+
+        It never displaces a picture that waits to be read.
+        """
+        session.waiting.append(packet)
+        if session.pacer is not None:
+            session.pacer.hold(_begin_s(packet), _SOUND_AHEAD_S)
+        if self.connected and time.monotonic_ns() - self._put_ns > _PATIENCE_NS and not self._inbox.depth:
+            self._put_sound(session)
+
+    def _put_sound(self, session: _Session) -> None:
+        sounds = self._taken(session)
+        self._inbox.put(Arrival((), None, time.monotonic_ns(), self._number, self._connections - 1, sounds, None))
+
+    def _taken(self, session: _Session) -> tuple[Any, ...]:
+        """Copies of all sound that waits."""
+        copies = tuple(copy for packet in session.waiting for copy in self._detached(session, packet))
+        session.waiting.clear()
+        return copies
 
     def _planes(self, picture: av.VideoFrame) -> tuple[Plane, ...]:
         assert self.format is not None
@@ -214,11 +256,25 @@ class Receiver:
             return planes_of(picture, self.format.layout)
         return converted_planes(picture, self.format)
 
-    def _detached(self, decoder: _Decoder, packet: Any, shift_s: Fraction) -> Iterator[Any]:
+    def _detached(self, session: _Session, packet: Any) -> Iterator[Any]:
         """The packet as one of the first connection's sounds, if it is of the same kind."""
-        number = decoder.sound_number(packet)
+        number = session.decoder.sound_number(packet)
         if number < len(self.sounds) and _same_sound(packet.stream, self.sounds[number]):
-            yield detached_packet(packet, self.sounds[number], shift_s)
+            yield detached_packet(packet, self.sounds[number], session.shift_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """What belongs to one connection; `waiting` is sound that no picture has taken along yet."""
+
+    connection: Connection
+    decoder: _Decoder
+    pacer: _Pacer | None
+    waiting: deque[Any] = field(default_factory=lambda: deque(maxlen=MAX_SOUNDS))
+
+    @property
+    def shift_s(self) -> Fraction:
+        return Fraction(0) if self.pacer is None else self.pacer.shift_s
 
 
 class _Decoder:
@@ -231,7 +287,8 @@ class _Decoder:
         self._video.codec_context.options = EXPORT
         self._order = {sound.index: number for number, sound in enumerate(connection.sounds)}
         self._has_clock = connection.container.format.name not in _CLOCKLESS
-        self._deinterlacer = Deinterlacer(notes, fraction(self._video.time_base))
+        self._time_base = fraction(self._video.time_base)
+        self._deinterlacer = Deinterlacer(notes, self._time_base)
 
     def sound_number(self, packet: Any) -> int:
         return self._order[packet.stream_index]
@@ -243,19 +300,29 @@ class _Decoder:
         return picture.pts * fraction(picture.time_base)
 
     def events(self) -> Iterator[Any]:
-        """Decoded pictures and packets of sound. Raises Lost at the end."""
-        for packet in self._connection.packets():
-            if packet.stream_index != self._video.index:
-                yield packet
-                continue
-            try:
-                pictures = packet.decode()
-            except av.error.FFmpegError:  # normal in the middle of a group of pictures, and after loss
-                self._connection.corrupt += 1
-                continue
-            for picture in pictures:
-                check_size(picture, self._name)
-                yield from self._deinterlacer.process(picture)
+        """Decoded pictures and packets of sound. Raises Lost or Over at the end, behind all pictures."""
+        try:
+            for packet in self._connection.packets():
+                if packet.stream_index == self._video.index:
+                    yield from self._pictures(packet)
+                else:
+                    yield packet
+        except (Lost, Over):
+            yield from self._pictures(None)
+            yield from self._deinterlacer.flush()
+            raise
+
+    def _pictures(self, packet: Any) -> Iterator[av.VideoFrame]:
+        """What is ready after a packet; after None, all that the decoder still holds."""
+        try:
+            pictures = self._video.codec_context.decode(packet)
+        except av.error.FFmpegError:  # normal in the middle of a group of pictures, and after loss
+            self._connection.corrupt += packet is not None
+            return
+        for picture in pictures:
+            check_size(picture, self._name)
+            picture.time_base = self._time_base  # PyAV takes it from the packet, and here may be none
+            yield from self._deinterlacer.process(picture)
 
 
 class _Pacer:
@@ -274,16 +341,32 @@ class _Pacer:
         """Returns when a picture of this time is due; at once if it has no time, or is late."""
         if stream_s is None:
             return
-        now_s = Fraction(time.monotonic_ns(), 10**9)
         if self._offset_s is None:
-            self._offset_s = now_s - stream_s
-        early_s = stream_s + self.shift_s + self._offset_s - now_s
+            self._offset_s = _now_s() - stream_s
+        early_s = stream_s + self.shift_s + self._offset_s - _now_s()
         if abs(early_s) > _JUMP_S:
             self._offset_s -= early_s
         elif early_s > 0:
             self._stop.wait(float(early_s))
         elif early_s < -_LATE_S:
             self.shift_s -= early_s
+
+    def hold(self, stream_s: Fraction | None, ahead_s: int) -> None:
+        """Returns when something of this time, which isn't a picture, is early by no more than `ahead_s`."""
+        if stream_s is None or self._offset_s is None:
+            return
+        early_s = stream_s + self.shift_s + self._offset_s - _now_s() - ahead_s
+        if 0 < early_s <= _JUMP_S:
+            self._stop.wait(float(early_s))
+
+
+def _now_s() -> Fraction:
+    return Fraction(time.monotonic_ns(), 10**9)
+
+
+def _begin_s(packet: Any) -> Fraction | None:
+    when = packet.pts if packet.pts is not None else packet.dts
+    return None if when is None else when * fraction(packet.time_base)
 
 
 def _same_sound(stream: Any, template: Any) -> bool:

@@ -41,4 +41,8 @@ def _write(luma: Plane, text: str, format: VideoFormat) -> None:
     (width, height), _ = cv2.getTextSize(text, font, scale, thickness)
     where = ((width_px - width) // 2, (height_px + height) // 2)
     white = 235 << (format.layout.bits - 8)
-    cv2.putText(luma, text, where, font, scale, (white,), thickness, cv2.LINE_AA)
+    ink = np.zeros(luma.shape, np.uint8)  # OpenCV 5 writes into 8-bit pictures only
+    cv2.putText(ink, text, where, font, scale, (255,), thickness, cv2.LINE_AA)
+    touched = ink.nonzero()
+    under = luma[touched].astype(np.int32)
+    luma[touched] = under + (white - under) * ink[touched] // 255

@@ -39,6 +39,8 @@ class Clip:
     options: dict[str, str] = field(default_factory=lambda: {"crf": "10"})
     audio: str | None = None
     audio_languages: Sequence[str] = ("eng",)
+    sound_s: Fraction | None = None
+    """How long there is sound; None: as long as there are pictures."""
     attachment: bytes | None = None
     chapters: bool = False
     metadata: dict[str, str] = field(default_factory=dict)
@@ -56,7 +58,7 @@ class Clip:
                 out.set_chapters([_chapter(0, 0, 200, "one"), _chapter(1, 200, 400, "two")])
             out.metadata.update(self.metadata)
             for sound in sounds:
-                _mux_sound(out, sound, self.frames / self.rate)
+                _mux_sound(out, sound, self.frames / self.rate if self.sound_s is None else self.sound_s)
             for number, pts in enumerate(self._times()):
                 out.mux(stream.encode(self._picture(number, pts)))
             out.mux(stream.encode(None))

@@ -120,6 +120,13 @@ def test_sound_that_a_container_cannot_hold_is_encoded(tmp_path: Path) -> None:
     np.testing.assert_array_equal(exact, wanted)
 
 
+@pytest.mark.parametrize("name", ["out.mkv", "out.webm", "out.mp4"])
+def test_sound_that_is_announced_and_never_comes_leaves_the_pictures_alone(tmp_path: Path, name: str) -> None:
+    source = Clip(audio="pcm_alaw", sound_s=Fraction(0)).write(tmp_path / "in.nut")
+    summary = streamer.enhance(source, tmp_path / name, model="none")
+    assert len(times(tmp_path / name)) == summary.frames == 10
+
+
 def samples(path: Path) -> tuple[npt.NDArray[np.int16], float]:
     """The first stream of sound, decoded, and when it begins in seconds."""
     with av.open(str(path)) as container:

@@ -69,7 +69,8 @@ class RecodedSound:
         for piece in self._resampler.resample(None) if self._resampler is not None else ():
             self._place(piece)
         self._fill(self._line.overdue_s(ends=True))
-        self._mux(self._stream.encode(None))
+        if self._log.has_begun:  # FLAC has an empty packet in the end even if nothing went in
+            self._mux(self._stream.encode(None))
 
     def _decode(self, packet: Any) -> None:
         try:
@@ -143,6 +144,11 @@ class _SampleLog:
         self._pieces: deque[tuple[int, Fraction]] = deque()
         """Number of the first sample, and its time."""
         self._first: int | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything went into the encoder."""
+        return self._first is not None
 
     def fed(self, samples: int, begin: int, source_s: Fraction) -> None:
         """So many samples went into the encoder, the first at `begin` of the output and `source_s` of the source."""

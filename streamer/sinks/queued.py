@@ -140,8 +140,7 @@ class QueuedSink:
 
     def cancel(self) -> None:
         self._is_cancelled = True
-        self._lost += self._queue.depth
-        self._queue.cancel()
+        self._discard()
         self._wake.set()
 
     def close(self) -> None:
@@ -174,8 +173,10 @@ class QueuedSink:
 
     def _free_if_stuck(self) -> None:
         sink = self._sink
-        if sink is None or not self._reconnects or (self._listens and not sink.is_connected):
-            return  # a listener may wait for its caller
+        if sink is None or not self._reconnects:
+            return
+        if not sink.is_connected and (self._listens or not self._blocks):
+            return  # it may wait for its caller, or costs nobody anything
         stuck_s = _seconds_since(max(self._begun_ns, self._sent_ns))
         if self._queue.depth >= self._queue.capacity and stuck_s > _STUCK_S:
             self._begun_ns = time.monotonic_ns()
@@ -201,13 +202,18 @@ class QueuedSink:
     def _end(self) -> None:
         self._stop.set()
         sink = self._sink
-        if self._thread.is_alive() and sink is not None:
-            self._lost += self._queue.depth
-            self._queue.cancel()
-            sink.kill()
+        if self._thread.is_alive():
+            self._discard()
+            if sink is not None:
+                sink.kill()
         self._thread.join(_KILL_S)
         if self._thread.is_alive():
             self.notes.say("it is stuck because its peer takes nothing; it is left alone, its stream is unfinished")
+
+    def _discard(self) -> None:
+        """Gives up what is in the queue."""
+        self._lost += self._queue.depth
+        self._queue.cancel()
 
     # -- the thread ------------------------------------------------------------------------------------------------
 
@@ -228,7 +234,7 @@ class QueuedSink:
             self._failure.__cause__ = error
             self._is_hopeless = True
         finally:
-            self._queue.cancel()
+            self._discard()
             self._has_ended = True
             self._wake.set()
 

@@ -125,7 +125,6 @@ class StreamSink:
     def _error(self, verb: str, error: BaseException) -> BaseException:
         if isinstance(error, StreamerError):
             return error
-        reason = (self._pipe.complaint() if self._pipe is not None else "") or reason_of(error)
-        if self._killed:
-            reason = "the peer took nothing for too long"
+        complaint = self._pipe.complaint() if self._pipe is not None else ""
+        reason = complaint or ("the peer took nothing for too long" if self._killed else reason_of(error))
         return SinkError(f"can't {verb} {self.name}: {reason}; check the address, and that the peer accepts streams")

@@ -81,6 +81,11 @@ def endless(sinks: list[Any]) -> Pipeline:
     return Pipeline(make_source("test:64x48@25,1000000"), [], sinks)
 
 
+def write(sink: QueuedSink, frames: int) -> None:
+    for number in range(frames):
+        sink.write(make_frame(number=number))
+
+
 def fill(sink: QueuedSink, peer: Peer) -> None:
     """Waits until the next `write` must wait."""
     assert peer.stuck.wait(LIMIT_S)
@@ -93,8 +98,7 @@ def test_the_end_waits_for_a_peer_that_is_slow(monkeypatch: pytest.MonkeyPatch) 
     peer = SlowPeer()
     sink = queue_to(peer, blocks=True, reconnects=False)
     sink.open(make_frame().format, Media())
-    for number in range(10):
-        sink.write(make_frame(number=number))
+    write(sink, 10)
     sink.close()
     assert (peer.frames, sink.skipped) == (10, 0)
 
@@ -105,13 +109,8 @@ def test_a_stuck_peer_is_connected_anew_although_nothing_may_be_dropped(monkeypa
     peers = Peer(3), Peer(1 << 30)
     sink = queue_to(*peers, blocks=True)
     sink.open(make_frame().format, Media())
-
-    def write_all() -> None:
-        for number in range(60):
-            sink.write(make_frame(number=number))
-
     with ThreadPoolExecutor(1) as pool:
-        written = pool.submit(write_all)
+        written = pool.submit(write, sink, 60)
         try:
             written.result(LIMIT_S)
         finally:
@@ -160,13 +159,40 @@ def test_cancel_wakes_who_waits_for_the_end(monkeypatch: pytest.MonkeyPatch, pau
     assert pipeline.join(LIMIT_S)
 
 
+def test_a_peer_that_never_answers_holds_nobody_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_STUCK_S", "_LOOK_S"):
+        monkeypatch.setattr(queued, name, 0.01)
+    monkeypatch.setattr(queued, "_FIRST_LIMIT", 0)
+    sink = queue_to(Peer(0, answers=False), blocks=True)
+    sink.open(make_frame().format, Media())
+    with pytest.raises(SinkError, match="can't write to the peer"):
+        write(sink, 100)
+    sink.abort()
+
+
+def test_what_waits_for_a_peer_that_is_gone_counts_as_skipped() -> None:
+    class Gone(Peer):
+        def write(self, frame: Frame) -> None:
+            self.stuck.wait(LIMIT_S)
+            raise SinkError("can't write to the peer: broken pipe")
+
+    peer = Gone(0)
+    sink = queue_to(peer, blocks=True, reconnects=False)
+    sink.open(make_frame().format, Media())
+    write(sink, 6)
+    peer.stuck.set()
+    with pytest.raises(SinkError, match="broken pipe"):
+        sink.close()
+    assert sink.skipped == 6
+
+
 @pytest.mark.parametrize("blocks", [False, True])
 def test_a_peer_that_never_answers_is_a_failure(monkeypatch: pytest.MonkeyPatch, blocks: bool) -> None:
     monkeypatch.setattr(queued, "_CLOSE_S", 0.05)
     monkeypatch.setattr(queued, "_STUCK_S", 0.05)
     sink = queue_to(Peer(0, answers=False), blocks=blocks)
     sink.open(make_frame().format, Media())
-    sink.write(make_frame())
+    write(sink, 1)
     with pytest.raises(SinkError, match="can't write to the peer"):
         sink.close()
 
@@ -175,6 +201,6 @@ def test_nobody_has_to_call_a_listener(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queued, "_CLOSE_S", 0.05)
     sink = queue_to(Peer(0, answers=False), listens=True)
     sink.open(make_frame().format, Media())
-    sink.write(make_frame())
+    write(sink, 1)
     sink.close()
     assert sink.skipped

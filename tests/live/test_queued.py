@@ -115,6 +115,7 @@ def test_a_stuck_peer_is_connected_anew_although_nothing_may_be_dropped(monkeypa
             written.result(LIMIT_S)
         finally:
             peers[0].released.set()
+    monkeypatch.setattr(queued, "_STUCK_S", LIMIT_S)  # on a busy machine the second peer may be slow
     sink.close()
     assert [peer.frames for peer in peers] == [3, 56]
     assert sink.counts == {"skipped": 1, "sink reconnects": 1}

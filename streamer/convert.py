@@ -15,6 +15,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from streamer import ycbcr
 from streamer.color import BT601, BT709, RGB, matrix_of, range_of
 from streamer.frame import FULL, LIMITED, ColorSpec, Mastering, PixelLayout, Plane, VideoFormat, layout_of
 
@@ -125,22 +126,18 @@ def to_planar(picture: av.VideoFrame, target: VideoFormat) -> av.VideoFrame:
 
 def converted_planes(picture: av.VideoFrame, target: VideoFormat) -> tuple[Plane, ...]:
     """The planes of `picture` in the size, pixel format, matrix and range of `target`; read-only."""
-    if not (picture.format.is_rgb and target.pix_fmt == "yuv444p" and target.color.range == FULL):
-        return planes_of(to_planar(picture, target), target.layout)
-    # libswscale's own 8-bit result is half a code too low in chroma: take its 16-bit one and round that.
-    deep = replace(target, pix_fmt="yuv444p16le")
-    luma, *chroma = planes_of(to_planar(picture, deep), deep.layout)
-    planes = [np.rint(luma / 257), *(np.rint((plane - 32768.0) / 257) + 128 for plane in chroma)]
-    rounded = tuple(np.clip(plane, 0, 255).astype(np.uint8) for plane in planes)
-    for plane in rounded:
-        plane.flags.writeable = False
-    return rounded
+    same_size = (picture.width, picture.height) == (target.width, target.height)
+    if (picture.format.is_rgb or picture.format.has_palette) and same_size and ycbcr.knows(target):
+        deep = not picture.format.has_palette and max(part.bits for part in picture.format.components) > 8
+        rgb = picture.reformat(format="rgb48le" if deep else "rgb24").to_ndarray()
+        return ycbcr.from_rgb(rgb, target, 16 if deep else 8)
+    return planes_of(to_planar(picture, target), target.layout)
 
 
 def reformatted(picture: av.VideoFrame, source: VideoFormat, target: VideoFormat) -> av.VideoFrame:
     """`picture`, which is of format `source`, as `target`: size, pixel format, matrix and range, through libswscale."""
     matrices = matrix_of(source), matrix_of(target)
-    if RGB not in matrices and matrices[0] != matrices[1]:
+    if RGB not in matrices and not ycbcr.same_matrix(source, target):
         # From one YUV matrix to another libswscale only copies; through RGB it converts.
         middle = replace(target, pix_fmt="rgb48le", color=replace(target.color, matrix=RGB, range=FULL))
         return reformatted(reformatted(picture, source, middle), middle, target)

@@ -198,6 +198,8 @@ class EnhanceStage:
         return self._output_format
 
     def process(self, frame: Frame) -> Iterator[Frame]:
+        if frame.discontinuity:
+            self._meter.reset()
         if self._runner.prepare():  # frames under way are the old engine's
             yield from self.flush()
             self._runner.swap()
@@ -256,8 +258,6 @@ class EnhanceStage:
 
     def _levels_for(self, frame: Frame) -> Levels:
         """One pair for all tiles of a frame."""
-        if frame.discontinuity:
-            self._meter.reset()
         level, noise = self._fixed_level, self._fixed_noise
         if level is None or noise is None:
             measured = self._meter.update(frame)

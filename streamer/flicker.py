@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 VISIBLE_MIN = 0.1
 """A pair of frames of which less is visible in both has no motion to follow: a cut."""
 
+SIDE_MIN = 32
+"""Of pictures in which motion is looked for: the flow fails in smaller ones."""
+
 
 class FlickerMeter:
     """Difference error and warping error, means over pairs of neighbouring frames.
@@ -32,7 +35,8 @@ class FlickerMeter:
     Warping error: Lai et al., "Learning Blind Video Temporal Consistency", ECCV 2018, equation 6: the mean of
     (d0(x) - d1(x + f(x)))^2 over the pixels x that both frames show, for values from 0 to 1. The flow f is that of the
     reference, by DIS (Kroeger et al., ECCV 2016) instead of a network; pixels where it and the flow back disagree
-    (Ruder et al., "Artistic style transfer for videos", 2016, equation 4) are taken for covered. Cuts are left out.
+    (Ruder et al., "Artistic style transfer for videos", 2016, equation 4) are taken for covered. Cuts are left out, and
+    pictures with a side below SIDE_MIN.
     """
 
     def __init__(self, peak: float) -> None:
@@ -48,10 +52,8 @@ class FlickerMeter:
             before, before_distorted = self._last
             change = (distorted - before_distorted) - (reference - before)
             self._differences.append(float(np.mean(np.abs(change))) * 255 / self._peak)
-            flow, visible = self._motion(before, reference)
-            if np.mean(visible) >= VISIBLE_MIN:
-                own = self._warping_error(before_distorted, distorted, flow, visible)
-                self._warped.append((own, self._warping_error(before, reference, flow, visible)))
+            if min(reference.shape) >= SIDE_MIN:
+                self._follow(before, reference, before_distorted, distorted)
         self._last = reference, distorted
 
     @property
@@ -61,13 +63,19 @@ class FlickerMeter:
 
     @property
     def warping_error(self) -> float | None:
-        """Of the distorted video, for values from 0 to 1; None without two frames of one scene."""
+        """Of the distorted video, for values from 0 to 1; None without two frames of one scene, or of that size."""
         return _mean([distorted for distorted, _ in self._warped])
 
     @property
     def reference_warping_error(self) -> float | None:
         """The same of the reference: its noise, and what the flow gets wrong."""
         return _mean([reference for _, reference in self._warped])
+
+    def _follow(self, before: Luma, reference: Luma, before_distorted: Luma, distorted: Luma) -> None:
+        flow, visible = self._motion(before, reference)
+        if np.mean(visible) >= VISIBLE_MIN:
+            own = self._warping_error(before_distorted, distorted, flow, visible)
+            self._warped.append((own, self._warping_error(before, reference, flow, visible)))
 
     def _motion(self, before: Luma, after: Luma) -> tuple[Flow, npt.NDArray[np.bool_]]:
         """Flow [height, width, 2] in px from a frame to the next, and where it can be trusted."""

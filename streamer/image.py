@@ -6,19 +6,17 @@ from fractions import Fraction
 from types import TracebackType
 from typing import Literal
 
-import av
 import numpy as np
 import numpy.typing as npt
 
-from streamer.color import BT601, RGB
-from streamer.convert import fill_picture, planes_of, reformatted
+from streamer import ycbcr
+from streamer.color import BT601
 from streamer.enhancer import EnhanceStage
 from streamer.errors import UsageError
 from streamer.frame import FULL, LIMITED, ColorSpec, Frame, VideoFormat
 from streamer.job import choose_model
 
 _YUV = ColorSpec(matrix=BT601, range=LIMITED)
-_RGB = ColorSpec(matrix=RGB, range=FULL)
 _PIX_FMT = "yuv444p12le"
 """RGB travels as 12-bit Y'CbCr, so that the way there and back costs less than one step of 8 bits."""
 
@@ -64,10 +62,10 @@ class ImageEnhancer:
         if image.ndim == 2:
             return self._run((image,), VideoFormat(image.shape[1], image.shape[0], "gray", ColorSpec(range=FULL)))[0]
         height, width = image.shape[:2]
-        rgb = VideoFormat(width, height, "rgb24", _RGB)
         yuv = VideoFormat(width, height, _PIX_FMT, _YUV)
-        picture = reformatted(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24"), rgb, yuv)
-        return _to_rgb(self._run(planes_of(picture, yuv.layout), yuv))
+        planes = self._run(ycbcr.from_rgb(image, yuv, 8), yuv)
+        larger = VideoFormat(planes[0].shape[1], planes[0].shape[0], _PIX_FMT, _YUV)
+        return np.asarray(ycbcr.to_rgb(planes, larger, 8), np.uint8)
 
     def close(self) -> None:
         self._stage.close()
@@ -83,6 +81,7 @@ class ImageEnhancer:
 
     def _run(self, planes: tuple[npt.NDArray[np.uint8], ...], format: VideoFormat) -> tuple[npt.NDArray[np.uint8], ...]:
         if format != self._format:
+            self._format = None  # it may be refused
             self._stage.close()
             self._stage.open(format)
             self._format = format
@@ -104,12 +103,3 @@ def enhance_image(
     """`image` (uint8 RGB [h, w, 3] or gray [h, w]) enlarged by one model; for many, use ImageEnhancer."""
     with ImageEnhancer(model, scale=scale, strength=strength, level=level, noise=noise) as enhancer:
         return enhancer.enhance(image)
-
-
-def _to_rgb(planes: tuple[npt.NDArray[np.uint8], ...]) -> npt.NDArray[np.uint8]:
-    height, width = planes[0].shape
-    picture = av.VideoFrame(width, height, _PIX_FMT)
-    fill_picture(picture, planes)
-    yuv = VideoFormat(width, height, _PIX_FMT, _YUV)
-    rgb = reformatted(picture, yuv, VideoFormat(width, height, "rgb24", _RGB))
-    return np.asarray(rgb.to_ndarray(), np.uint8)

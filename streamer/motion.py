@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 SIDE_MAX = 320
 """Longest side of the pictures in which a `Tracker` looks for motion."""
 
-_FEWEST_PX = 16
-"""Sides that the flow's patches need."""
+_FEWEST_PX = 32
+"""Sides that the flow needs: OpenCV 5 reads beyond wide pictures with sides below, and crashes."""
 _FAR = 1e6
 """A flow that returns to nowhere."""
 

@@ -76,8 +76,9 @@ class StabiliseStage:
             return
         source = (frame.source or frame).planes[0]
         history = self._history
-        if history is None or frame.discontinuity or not history.fits(frame.format, source):
-            history = self._history = _History(frame.format, source, with_flow=mode == "flow")
+        with_flow = mode == "flow"
+        if history is None or frame.discontinuity or not history.fits(frame.format, source, with_flow=with_flow):
+            history = self._history = _History(frame.format, source, with_flow=with_flow)
         planes = self._pool.planes(frame.format.layout, frame.format.width, frame.format.height)
         self._cuts += history.blend(frame, source, planes, self.strength)
         for plane in planes:
@@ -117,9 +118,10 @@ class _History:
     def nbytes(self) -> int:
         return self._gate.nbytes + sum(plane.nbytes for plane in self._planes)
 
-    def fits(self, format: VideoFormat, source: Plane) -> bool:
-        """Whether a frame of this format and source goes on with this history."""
-        return (format, source.shape, source.dtype) == (self._format, self._source.shape, self._source.dtype)
+    def fits(self, format: VideoFormat, source: Plane, *, with_flow: bool) -> bool:
+        """Whether a frame of this format and source goes on with this history, in this mode."""
+        same = (format, source.shape, source.dtype) == (self._format, self._source.shape, self._source.dtype)
+        return same and with_flow == (self._tracker is not None)
 
     def blend(self, frame: Frame, source: Plane, into: tuple[Plane, ...], strength: float) -> bool:
         """Fills `into`; whether a new scene began."""

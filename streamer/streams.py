@@ -108,13 +108,15 @@ class StreamRunner:
             self._server.watch(name, pipeline)
 
     def _ended(self, outcome: Outcome) -> None:
-        if self._server is not None:
-            self._server.forget(outcome.name)
-        if self._on_end is not None:
-            self._on_end(outcome)
-        with self._changed:
-            self._outcomes[outcome.name] = outcome
-            self._changed.notify_all()
+        try:
+            if self._server is not None:
+                self._server.forget(outcome.name)
+            if self._on_end is not None:
+                self._on_end(outcome)
+        finally:  # who waits for all streams must not wait for one that can't tell its end
+            with self._changed:
+                self._outcomes[outcome.name] = outcome
+                self._changed.notify_all()
 
 
 class _Run:

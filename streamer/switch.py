@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from engines import EngineError
 from onnx_models.cards import CardError, ModelCard
+from streamer.channel import Cancelled
 from streamer.enhancer import MAX_STRENGTH, EnhanceStage
 from streamer.errors import StreamerError
 from streamer.frame import Frame, VideoFormat
@@ -43,6 +44,8 @@ class ModelSwitch:
         self._stage = make(self._cards[0])
         self._format: VideoFormat | None = None
         self._counts: Counter[str] = Counter()
+        self._following: EnhanceStage | None = None
+        self._is_interrupted = False
 
     # -- for any thread --------------------------------------------------------------------------------------------
 
@@ -141,6 +144,13 @@ class ModelSwitch:
     def reset(self) -> None:
         self._stage.reset()
 
+    def interrupt(self) -> None:
+        """Lets an opening that would wait for a plan raise Cancelled, that of the next model, too. Any thread."""
+        self._is_interrupted = True
+        self._stage.interrupt()
+        if (following := self._following) is not None:
+            following.interrupt()
+
     def close(self) -> None:
         self._stage.close()
 
@@ -148,10 +158,15 @@ class ModelSwitch:
         """Changes to the wanted model; gives what the last one still held."""
         assert self._format is not None
         number = self._wanted
-        following = self._make(self._cards[number])
+        following = self._following = self._make(self._cards[number])
         following.wake = self._stage.wake
         try:
+            if self._is_interrupted:
+                following.interrupt()
             following.open(self._format)
+        except Cancelled:
+            following.close()
+            raise
         except (StreamerError, EngineError, CardError) as error:
             following.close()
             log.warning("model %s can't be opened, so it stays as it is: %s", self._cards[number].name, error)

@@ -209,3 +209,19 @@ def stream_seconds(stream: Any) -> Fraction:
 def chapter_starts(container: Any) -> list[Fraction]:
     """Where the chapters of an open file begin, in seconds."""
     return [Fraction(chapter["start"] * fraction(chapter["time_base"])) for chapter in container.chapters()]
+
+
+def write_picture(path: Path, picture: av.VideoFrame) -> None:
+    """As PNG, or as JPEG if the path says so."""
+    codec = "mjpeg" if path.suffix == ".jpg" else "png"
+    with av.open(str(path), "w", format="image2", options={"update": "1"}) as out:
+        stream: Any = out.add_stream(codec, width=picture.width, height=picture.height, pix_fmt=picture.format.name)
+        out.mux(stream.encode(picture))
+        out.mux(stream.encode(None))
+
+
+def palette_picture(indices: npt.NDArray[np.uint8], colors: npt.NDArray[np.uint8]) -> av.VideoFrame:
+    """Of indices [height, width] and 256 opaque RGB colours [256, 3]."""
+    opaque = np.append(np.full((256, 1), 255, np.uint8), colors, axis=1)
+    arrays: Any = indices, opaque
+    return av.VideoFrame.from_ndarray(arrays, "pal8")

@@ -17,7 +17,7 @@ MAX_FUNCTION_LINES = 60
 LEVELS = (
     {"errors", "notes", "backoff", "child", "forward", "query"},
     {"frame", "clock", "channel", "stats", "sync", "governor"},
-    {"pool", "color", "stage", "tiling", "level", "level_weights", "timeline", "detached", "cuts", "motion"},
+    {"pool", "color", "stage", "tiling", "level", "level_weights", "timeline", "detached", "cuts", "motion", "ycbcr"},
     {"blend", "convert", "fitting", "gate", "guard", "runner", "network", "ladder"},
     {"sources", "sinks", "enhancer", "switch", "stabiliser", "device_stabiliser"},
     {"pipeline"},

@@ -101,6 +101,9 @@ class TestInputs:
         refuse(SourceError, "lower --start", clip, target, start=100)
         refuse(SourceError, "no frame in the part asked for", "test:64x64@30,10", target, start=5)
 
+    def test_a_rate_that_is_none(self, target: Path) -> None:
+        refuse(UsageError, "out of range", "test:64x64@30/0", target)
+
     def test_a_live_input_that_is_not_there_keeps_its_credentials_secret(self, target: Path) -> None:
         url = "rtsp://me:secret@127.0.0.1:1/x"
         refuse(SourceError, r"rtsp://\*\*\*@127.*: connection refused", url, target, reconnect_limit=0)

@@ -6,6 +6,7 @@ import logging
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import pytest
 
 import streamer
@@ -68,3 +69,14 @@ def test_a_clock_coarser_than_the_rate_gives_each_picture_its_own_tick(tmp_path:
 def test_raw_video_is_written_although_it_cannot_be_read_back(tmp_path: Path) -> None:
     streamer.enhance(Clip(frames=2).write(tmp_path / "in.mp4"), tmp_path / "out.yuv", model="none")
     assert (tmp_path / "out.yuv").stat().st_size == 2 * 64 * 48 * 3 // 2
+
+
+def test_pictures_beside_a_video_keep_their_own_codec(tmp_path: Path) -> None:
+    video, picture = tmp_path / "out.mp4", tmp_path / "%d.png"
+    summary = streamer.enhance("test:64x48@10,2", [video, picture], model="none", codec="hevc", crf=30)
+    with av.open(str(video)) as container:
+        assert container.streams.video[0].codec_context.name == "hevc"
+    assert (tmp_path / "2.png").read_bytes().startswith(b"\x89PNG")
+    assert any("--codec, --crf and --preset don't apply to it" in note for note in summary.notes)
+    streamer.enhance("test:64x48@10,1", tmp_path / "out.jpg", model="none", codec="mjpeg", crf=5)
+    assert (tmp_path / "out.jpg").read_bytes().startswith(b"\xff\xd8")

@@ -13,7 +13,7 @@ import engines
 import streamer
 from onnx_models.cards import ModelCard, load_card
 from streamer.enhancer import EnhanceStage
-from streamer.errors import EnhanceError, UsageError
+from streamer.errors import EnhanceError, StreamerError, UsageError
 from streamer.frame import Frame, VideoFormat
 from streamer.pool import PlanePool
 from streamer.tiling import plan_tiles
@@ -173,6 +173,15 @@ def test_images_as_arrays() -> None:
         assert enhancer.enhance(rgb[:20]).shape == (40, 120, 3)
         with pytest.raises(UsageError, match="uint8 RGB"):
             enhancer.enhance(rgb.astype(np.float32))
+
+
+def test_a_refused_picture_does_no_harm_to_the_next() -> None:
+    picture = np.full((40, 50), 90, np.uint8)
+    with streamer.ImageEnhancer() as enhancer:
+        before = enhancer.enhance(picture)
+        with pytest.raises(StreamerError):
+            enhancer.enhance(np.zeros((4, 20_000), np.uint8))
+        np.testing.assert_array_equal(enhancer.enhance(picture), before)
 
 
 def test_a_changed_model_file_is_refused(card: ModelCard, tmp_path: Path) -> None:

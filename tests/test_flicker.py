@@ -97,3 +97,10 @@ def test_one_frame_has_no_flicker() -> None:
     assert meter.difference_error is None
     assert meter.warping_error is None
     assert meter.reference_warping_error is None
+
+
+def test_pictures_too_small_to_follow_motion_have_a_difference_error_only() -> None:
+    small = [luma[:11, :11] for luma in pan(3, px=1)]
+    meter = measured(small, small)
+    assert meter.difference_error == 0
+    assert meter.warping_error is None

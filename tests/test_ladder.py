@@ -14,6 +14,7 @@ import pytest
 
 import engines
 from onnx_models.cards import load_card
+from onnx_models.level import level_of_stream
 from streamer.enhancer import EnhanceStage
 from streamer.frame import Frame, VideoFormat
 from streamer.governor import Change, Governor
@@ -189,6 +190,22 @@ def test_the_governor_hears_of_lost_and_late_frames() -> None:
         list(stage.flush())
     stage.close()
     assert heard == [(0, False), (0, True), (2, False), (0, False)]
+
+
+def test_a_new_scene_is_a_new_scene_on_frames_without_a_network() -> None:
+    stage = EnhanceStage(load_card("upscale-x2-nano"), noise=0.0, governed=True)
+    begun(stage, {1: 2, 3: 0})
+    told: list[float] = []
+    for index, (qp, cut) in enumerate(((42, False), (42, False), (12, True), (12, False), (12, False), (12, False))):
+        list(stage.process(replace(numbered(index), qp=float(qp), discontinuity=cut)))
+        list(stage.flush())
+        assert stage.levels is not None
+        told.append(stage.levels.level)
+    stage.close()
+    assert stage.ladder is not None
+    assert stage.ladder.frames["interpolation"] >= 2, "the cut is one of them"
+    assert told[0] == 1
+    assert told[-1] == pytest.approx(level_of_stream(12))
 
 
 def test_what_is_lighter() -> None:

@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -21,6 +23,7 @@ import pytest
 
 import streamer
 from onnx_models.cards import load_card
+from streamer.channel import Cancelled
 from streamer.color import BT601, BT709
 from streamer.convert import rgb_of
 from streamer.enhancer import EnhanceStage
@@ -268,6 +271,33 @@ def test_a_model_that_cannot_be_opened_changes_nothing(caplog: pytest.LogCapture
     switch.close()
     assert switch.model == "upscale-x2-nano"
     assert "broken can't be opened" in caplog.text
+
+
+def test_who_waits_for_the_next_models_plan_can_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in waits as the building of a plan does."""
+    opening, interrupted = threading.Event(), threading.Event()
+
+    class Waiting(EnhanceStage):
+        def open(self, format: VideoFormat) -> VideoFormat:
+            opening.set()
+            assert interrupted.wait(20)
+            raise Cancelled("a test")
+
+        def interrupt(self) -> None:
+            interrupted.set()
+
+    nano, small = load_card("upscale-x2-nano"), load_card("upscale-x2-small")
+    switch = ModelSwitch([nano, small], lambda card: Waiting(card) if card is small else EnhanceStage(card))
+    frame = make_frame("yuv420p", 32, 24)
+    switch.open(frame.format)
+    switch.next_model()
+    with ThreadPoolExecutor(1) as thread:
+        changing = thread.submit(lambda: list(switch.process(frame)))
+        assert opening.wait(20)
+        switch.interrupt()
+        with pytest.raises(Cancelled):
+            changing.result()
+    switch.close()
 
 
 @pytest.mark.slow

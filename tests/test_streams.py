@@ -21,7 +21,7 @@ from engines import openvino
 from onnx_models.cards import load_card
 from streamer.config import Stream, load_streams
 from streamer.errors import UsageError
-from streamer.streams import StreamRunner
+from streamer.streams import Outcome, StreamRunner
 from tests.clips import decoded, times
 from tests.live.peers import free_port
 
@@ -151,6 +151,18 @@ def test_events_name_their_stream_and_metrics_have_all(tmp_path: Path) -> None:
     assert all(outcome.error is None for outcome in outcomes)
     assert names == {"one", "two"}
     assert any('stream="one"' in text and 'stream="two"' in text for text in seen)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_end_that_cannot_be_told_is_an_end() -> None:
+    """As where nobody reads what a program says any more."""
+
+    def tell(outcome: Outcome) -> None:
+        raise BrokenPipeError(outcome.name)
+
+    streams = [Stream(name, "test:64x48@25,3", ("null:",), {"model": "none"}) for name in ("one", "two")]
+    outcomes = StreamRunner(streams, on_end=tell).run()
+    assert [(outcome.name, outcome.error) for outcome in outcomes] == [("one", None), ("two", None)]
 
 
 def test_control_c_finishes_every_output(tmp_path: Path) -> None:

@@ -38,9 +38,9 @@ class Encoder:
     """A row of the table: an FFmpeg encoder and how to ask it for visually lossless pictures.
 
     `crf_option` and `preset_option` are the encoder's names for these settings (None: it has none), `presets` the
-    values of the latter (empty: not known here); `even` says that
-    subsampled pictures need even sides, `constant_rate` that it counts time in frames of one length only, `rgb` that it
-    stores RGB or full-range gray; `fixed_color` is the (matrix, range) that its YUV pictures have by definition.
+    values of the latter (empty: not known here); `even` says that subsampled pictures need even sides, `constant_rate`
+    that it counts time in frames of one length only, `rgb` that it stores RGB or full-range gray; `fixed_color` is the
+    (matrix, range, siting) of its YUV pictures by definition.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Encoder:
     even: bool = False
     constant_rate: bool = False
     rgb: bool = False
-    fixed_color: tuple[int, int] | None = None
+    fixed_color: tuple[int, int, str] | None = None
 
 
 _X26X = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
@@ -83,9 +83,9 @@ ENCODERS = {
         Encoder("av1_nvenc", 25, "cq", 51, "p5", presets=_NVENC, options={"rc": "vbr", "tune": "hq"}, even=True),
         Encoder("mpeg4", 2, "qscale", 31, preset_option=None, constant_rate=True),
         Encoder("mpeg2video", 2, "qscale", 31, preset_option=None, constant_rate=True),
-        Encoder("mjpeg", 2, "qscale", 31, preset_option=None, fixed_color=(BT601, FULL)),
+        Encoder("mjpeg", 2, "qscale", 31, preset_option=None, fixed_color=(BT601, FULL, "center")),
         Encoder("prores_ks", crf_option=None, preset="hq", preset_option="profile"),
-        Encoder("libwebp", 95, "quality", 100, preset_option=None, fixed_color=(BT601, LIMITED)),
+        Encoder("libwebp", 95, "quality", 100, preset_option=None, fixed_color=(BT601, LIMITED, "center")),
         *(Encoder(name, crf_option=None, preset_option=None, rgb=True) for name in ("png", "tiff", "bmp", "gif")),
     )
 }
@@ -142,6 +142,12 @@ def choose_encoder(suffix: str, fallback: str, settings: EncoderSettings, format
     if settings.codec is not None and wanted not in CODECS:
         raise UsageError(f"unknown codec {wanted!r}: choose one of {', '.join(CODECS)}, or name an FFmpeg encoder")
     raise SinkError(f"this FFmpeg build has no encoder for {wanted!r}: choose another --codec or output format")
+
+
+def is_codec_of(name: str, suffix: str) -> bool:
+    """Whether a codec's or encoder's name means what a file ending in `suffix` is encoded with by default."""
+    own = _BY_SUFFIX.get(suffix)
+    return name == own or CODECS.get(name, (name,)) == CODECS.get(own or "", (own,))
 
 
 @cache

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import av
 
+from streamer import ycbcr
 from streamer.color import RGB, range_of
 from streamer.convert import fill_picture, reformatted, set_color
 from streamer.errors import SinkError
@@ -28,6 +29,7 @@ class Fitter:
             size = f"{self.stored.width}x{self.stored.height}"
             notes.say(f"padded to {size}, because {encoder.name} needs even sides")
         self._same_planes = _same_planes(format, self.stored)
+        self._is_exact = not self._same_planes and _is_exact(format, self.stored)
         # Padded first, and then converted: in two sizes libswscale would enlarge the whole picture.
         self._padded = replace(format, width=self.stored.width, height=self.stored.height)
         pix_fmt = self.stored.pix_fmt if self._same_planes else format.pix_fmt
@@ -40,12 +42,15 @@ class Fitter:
 
     def picture(self, frame: Frame) -> av.VideoFrame:
         """The frame as the encoder takes it, tagged with its colour; without a time. Valid until the next call."""
-        self._picture.make_writable()
-        fill_picture(self._picture, frame.planes)
-        picture = self._picture
-        if not self._same_planes:
-            set_color(picture, self._format.color)
-            picture = reformatted(picture, self._padded, self.stored)
+        if self._is_exact:
+            picture = _exact(frame, self.stored)
+        else:
+            picture = self._picture
+            picture.make_writable()
+            fill_picture(picture, frame.planes)
+            if not self._same_planes:
+                set_color(picture, self._format.color)
+                picture = reformatted(picture, self._padded, self.stored)
         set_color(picture, self.stored.color)
         return picture
 
@@ -67,11 +72,36 @@ def _stored_color(encoder: Encoder, pix_fmt: str, color: ColorSpec) -> ColorSpec
     if av.VideoFormat(pix_fmt, 16, 16).is_rgb:
         return replace(color, matrix=RGB, range=FULL)
     if encoder.fixed_color is not None:
-        matrix, code_range = encoder.fixed_color
-        return replace(color, matrix=matrix, range=code_range)
+        matrix, code_range, siting = encoder.fixed_color
+        return replace(color, matrix=matrix, range=code_range, chroma_location=siting)
     return replace(color, range=FULL) if encoder.rgb else color
 
 
 def _same_planes(format: VideoFormat, stored: VideoFormat) -> bool:
-    same_color = format.color.matrix == stored.color.matrix and range_of(format.color) == range_of(stored.color)
+    same_matrix = format.color.matrix == stored.color.matrix or ycbcr.same_matrix(format, stored)
+    same_color = same_matrix and range_of(format.color) == range_of(stored.color)
     return stored.pix_fmt.replace("yuvj", "yuv") == format.pix_fmt and same_color
+
+
+def _is_exact(format: VideoFormat, stored: VideoFormat) -> bool:
+    """Whether `ycbcr` converts: where colours are computed, which takes libswscale as long."""
+    if format.layout.planes != 3 or not ycbcr.knows(format):
+        return False
+    if stored.color.matrix == RGB:
+        return (stored.width, stored.height) == (format.width, format.height)
+    layout = layout_of(stored.pix_fmt.replace("yuvj", "yuv"))
+    is_color = layout is not None and layout.planes == 3
+    return is_color and ycbcr.knows(stored) and not ycbcr.same_matrix(format, stored)
+
+
+def _exact(frame: Frame, stored: VideoFormat) -> av.VideoFrame:
+    if stored.color.matrix != RGB:
+        picture = av.VideoFrame(stored.width, stored.height, stored.pix_fmt)
+        pix_fmt = stored.pix_fmt.replace("yuvj", "yuv")
+        inner = replace(stored, width=frame.format.width, height=frame.format.height, pix_fmt=pix_fmt)
+        fill_picture(picture, ycbcr.converted(frame.planes, frame.format, inner))
+        return picture
+    bits = 16 if max(part.bits for part in av.VideoFormat(stored.pix_fmt, 16, 16).components) > 8 else 8
+    pix_fmt = "rgb24" if bits == 8 else "rgb48le"
+    rgb = av.VideoFrame.from_ndarray(ycbcr.to_rgb(frame.planes, frame.format, bits), pix_fmt)
+    return rgb if stored.pix_fmt == pix_fmt else rgb.reformat(format=stored.pix_fmt)  # only rearranged

@@ -14,7 +14,8 @@ _CRF = 23.0
 _FAST: dict[str, tuple[str | None, dict[str, str]]] = {
     "libx264": ("ultrafast", {"tune": "zerolatency", "x264-params": "repeat-headers=1"}),
     "libx265": ("ultrafast", {"tune": "zerolatency", "x265-params": "log-level=error:repeat-headers=1"}),
-    "libsvtav1": ("12", {}),
+    "libsvtav1": ("12", {"svtav1-params": "pred-struct=1"}),
+    "libvpx-vp9": ("8", {"deadline": "realtime", "lag-in-frames": "0"}),
     "h264_nvenc": ("p3", {"rc": "vbr", "tune": "ull", "zerolatency": "1"}),
     "hevc_nvenc": ("p3", {"rc": "vbr", "tune": "ull", "zerolatency": "1"}),
     "av1_nvenc": ("p3", {"rc": "vbr", "tune": "ull", "zerolatency": "1"}),
@@ -31,9 +32,8 @@ def live_encoder(settings: EncoderSettings, format: VideoFormat) -> tuple[Encode
         return Encoder("rawvideo", crf_option=None, preset_option=None), replace(settings, codec="rawvideo"), {}
     encoder = choose_encoder(".ts", "h264", replace(settings, codec=settings.codec or "h264"), format)
     preset, options = _FAST.get(encoder.name, (encoder.preset, encoder.options))
-    encoder = replace(
-        encoder, preset=preset, options=encoder.options | options, fixed_color=(matrix_of(format), LIMITED)
-    )
+    color = matrix_of(format), LIMITED, format.color.chroma_location
+    encoder = replace(encoder, preset=preset, options=encoder.options | options, fixed_color=color)
     if encoder.crf_option == "crf":
         encoder = replace(encoder, crf=max(_CRF, encoder.crf or 0))
     settings = replace(settings, pix_fmt=settings.pix_fmt or "yuv420p")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,14 @@ from streamer.convert import set_color
 from streamer.errors import SinkError, UsageError, reason_of
 from streamer.frame import Frame, VideoFormat
 from streamer.notes import Notes
-from streamer.sinks.codecs import EncoderSettings, choose_encoder, encoder_options, qscale_of, set_quantiser
+from streamer.sinks.codecs import (
+    EncoderSettings,
+    choose_encoder,
+    encoder_options,
+    is_codec_of,
+    qscale_of,
+    set_quantiser,
+)
 from streamer.sinks.fitting import Fitter
 from streamer.sinks.target import NUMBER, Target
 from streamer.stage import Media
@@ -32,7 +40,7 @@ class PictureSink:
         self.counts: dict[str, int] = {}
         self._pattern = Path(os.path.abspath(path))
         self._is_sequence = NUMBER.search(self._pattern.name) is not None
-        self._settings = settings
+        self._settings = self._own(settings)
         self._force = force
         self._written: list[Path] = []
         Target(self._file(1), force=force)  # says at once what can't work
@@ -70,6 +78,14 @@ class PictureSink:
         if not self._is_sequence:
             while self._written:
                 self._written.pop().unlink(missing_ok=True)
+
+    def _own(self, settings: EncoderSettings) -> EncoderSettings:
+        """The settings without those of another codec, which are for other outputs: its name says what a picture is."""
+        suffix = self._pattern.suffix.lower()
+        if settings.codec is None or is_codec_of(settings.codec, suffix):
+            return settings
+        self.notes.say(f"a {suffix} picture has a codec of its own: --codec, --crf and --preset don't apply to it")
+        return replace(settings, codec=None, crf=None, preset=None)
 
     def _file(self, number: int) -> Path:
         name = self._pattern.name

@@ -31,7 +31,10 @@ class PatternSource:
         if match is None:
             raise UsageError(f"can't read {url!r}: write test:[WIDTHxHEIGHT][@RATE][,FRAMES], e.g. test:640x360@30,300")
         width, height = int(match["width"] or 640), int(match["height"] or 360)
-        rate = Fraction(match["rate"] or 30)
+        try:
+            rate = Fraction(match["rate"] or 30)
+        except ZeroDivisionError:
+            rate = Fraction(0)
         if not (
             16 <= width <= MAX_SIDE_PX
             and 16 <= height <= MAX_SIDE_PX

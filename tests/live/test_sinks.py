@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
@@ -11,12 +12,14 @@ import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
 
 import streamer
 from streamer.color import explicit
+from streamer.convert import fill_picture
 from streamer.errors import SinkError, UsageError
 from streamer.frame import Frame
 from streamer.pipeline import Pipeline
@@ -295,6 +298,19 @@ class TestEncoding:
             "zerolatency",
             "50",
         )
+
+    @pytest.mark.parametrize("codec", ["h264", "hevc", "av1", "vp9", "mpeg4"])
+    def test_no_picture_waits_inside(self, codec: str) -> None:
+        format = explicit(make_frame("yuv420p", 64, 64).format)
+        encoder, settings, options = live_encoder(EncoderSettings(codec=codec), format)
+        with av.open(io.BytesIO(), "w", format="matroska") as container:
+            stream: Any = container.add_stream(encoder.name, rate=25, options=options)
+            stream.width, stream.height, stream.pix_fmt = 64, 64, settings.pix_fmt
+            for number in range(4):
+                picture = av.VideoFrame(64, 64, "yuv420p")
+                fill_picture(picture, make_frame("yuv420p", 64, 64, number=number).planes)
+                picture.pts, picture.time_base = number, Fraction(1, 25)
+                assert len(stream.encode(picture)) == 1
 
     def test_the_table(self) -> None:
         assert output_for("srt://h:1").carrier is Carrier.SRT

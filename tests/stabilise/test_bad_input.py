@@ -43,6 +43,12 @@ def test_a_still_noisy_scene_converges_and_stays(count: int) -> None:
     assert np.abs(bias[100:]).max() < 0.5
 
 
+@pytest.mark.parametrize("size", [(101, 16), (104, 16), (320, 20), (1280, 80), (16, 320), (8, 8)])
+def test_low_and_narrow_pictures_pass(size: tuple[int, int]) -> None:
+    sources = noisy(textured(size[1], size[0]), 4, 5.0)
+    assert len(stage_outputs(sources, sources, "flow")) == 4
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_frozen_stream_becomes_the_frozen_frame(mode: str) -> None:
     sources = noisy(textured(HEIGHT, WIDTH), 20, 5.0)

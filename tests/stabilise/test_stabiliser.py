@@ -221,6 +221,19 @@ def test_unknown_modes_are_refused() -> None:
         StabiliseStage("fixed")
 
 
+def test_the_mode_may_change_while_it_runs() -> None:
+    frames = frames_of(noisy(textured(HEIGHT, WIDTH), 8, 5.0))
+    stage = StabiliseStage("adaptive")
+    stage.open(frames[0].format)
+    for frame in frames[:4]:
+        list(stage.process(frame))
+    stage.mode = "flow"
+    changed = [out.planes[0] for frame in frames[4:] for out in stage.process(frame)]
+    fresh = stage_outputs([frame.planes[0] for frame in frames[4:]], [frame.planes[0] for frame in frames[4:]], "flow")
+    for out, wanted in zip(changed, fresh, strict=True):
+        np.testing.assert_array_equal(out, wanted)
+
+
 def test_frames_that_are_stabilised_already_pass_and_end_the_history() -> None:
     frames = frames_of(noisy(textured(HEIGHT, WIDTH), 6, 5.0))
     frames[3] = replace(frames[3], stabilised=True)

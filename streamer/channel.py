@@ -128,12 +128,14 @@ class Channel(Generic[T]):
             self._closed = True
             self._changed.notify_all()
 
-    def cancel(self) -> None:
-        """Discards the items and wakes both sides with Cancelled. Harmless when repeated."""
+    def cancel(self) -> int:
+        """Discards the items and wakes both sides with Cancelled; how many there were. Harmless when repeated."""
         with self._changed:
+            discarded = len(self._items)
             self._cancelled = True
             self._items.clear()
             self._changed.notify_all()
+            return discarded
 
     @property
     def _stopped(self) -> bool:

@@ -84,6 +84,13 @@ def test_cancel_wakes_whoever_waits(blocked: str) -> None:
         channel.get()
 
 
+def test_cancel_tells_how_many_items_it_discards() -> None:
+    channel: Channel[int] = Channel("test", 3)
+    for item in range(3):
+        channel.put(item)
+    assert [channel.cancel(), channel.cancel()] == [3, 0]
+
+
 def test_close_wakes_a_waiting_reader() -> None:
     channel: Channel[int] = Channel("test", 1)
     with ThreadPoolExecutor(1) as pool:

@@ -212,8 +212,8 @@ class QueuedSink:
 
     def _discard(self) -> None:
         """Gives up what is in the queue."""
-        self._lost += self._queue.depth
-        self._queue.cancel()
+        discarded = self._queue.cancel()
+        self._lost += discarded
 
     # -- the thread ------------------------------------------------------------------------------------------------
 

@@ -68,16 +68,19 @@ class Channel(Generic[T]):
         """Items waiting now."""
         return len(self._items)
 
-    def put(self, item: T) -> None:
+    def put(self, item: T, timeout_s: float | None = None) -> None:
         """Appends `item`; on a full channel waits (BLOCK), or removes and counts the oldest (DROP_OLDEST).
 
-        Raises Cancelled after `cancel()`, Ended after `close()`.
+        Raises Cancelled after `cancel()`, Ended after `close()`, TimeoutError if there is no room after `timeout_s`
+        (None: waits for ever).
         """
         with self._changed:
             if self.overflow is Overflow.BLOCK and len(self._items) >= self.capacity:
                 started = time.monotonic_ns()
-                self._changed.wait_for(lambda: self._stopped or len(self._items) < self.capacity)
+                has_room = self._changed.wait_for(lambda: self._stopped or len(self._items) < self.capacity, timeout_s)
                 self.wait_put_ns += time.monotonic_ns() - started
+                if not has_room:
+                    raise TimeoutError(self.name)
             self._raise_if_cancelled()
             if self._closed:
                 raise Ended(self.name)
@@ -125,12 +128,14 @@ class Channel(Generic[T]):
             self._closed = True
             self._changed.notify_all()
 
-    def cancel(self) -> None:
-        """Discards the items and wakes both sides with Cancelled. Harmless when repeated."""
+    def cancel(self) -> int:
+        """Discards the items and wakes both sides with Cancelled; how many there were. Harmless when repeated."""
         with self._changed:
+            discarded = len(self._items)
             self._cancelled = True
             self._items.clear()
             self._changed.notify_all()
+            return discarded
 
     @property
     def _stopped(self) -> bool:

@@ -18,7 +18,7 @@ from streamer.clock import fraction, ticks
 
 def detached_streams(streams: Iterable[Any]) -> tuple[Any, ...]:
     """Streams with the codec parameters, tags and order of `streams`, for use as templates."""
-    holder = av.open(io.BytesIO(), "w", format="nut")  # never written; each stream keeps it alive
+    holder = av.open(io.BytesIO(), "w", format="null")  # it holds every codec; never written; streams keep it alive
     copies = []
     for stream in streams:
         copy = holder.add_stream_from_template(stream, opaque=True)
@@ -26,6 +26,12 @@ def detached_streams(streams: Iterable[Any]) -> tuple[Any, ...]:
         copy.disposition = stream.disposition
         copies.append(copy)
     return tuple(copies)
+
+
+def decoder_of(stream: Any) -> Any:
+    """A decoder (av.CodecContext) with all the codec parameters of `stream`, detached or not, and nobody else's."""
+    (copy,) = detached_streams((stream,))
+    return copy.codec_context
 
 
 def detached_packet(packet: Any, stream: Any, shift_s: Fraction = Fraction(0)) -> Any:

@@ -38,7 +38,11 @@ class EnhanceError(StreamerError):
     """A model or an engine can't do what was asked of it."""
 
 
-_CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*://)[^/@\s]*@")
+_USER_INFO = r"[^/?#\s]*@"
+"""Up to the last @ before the path, as FFmpeg reads it."""
+_UNESCAPED = r"[^/?#@:\[\s]*:(?!\d*[/?#])\S*@"
+"""A user and a password in which / ? or # should have been escaped; a port may be followed by any @."""
+_CREDENTIALS = re.compile(rf"(?P<scheme>[a-zA-Z][\w+.-]*://)(?:{_USER_INFO}|{_UNESCAPED})")
 _SECRETS = re.compile(r"(?P<key>[?&](?:passphrase|password|token|key)=)[^&\s]*", re.IGNORECASE)
 _STREAM_KEY = re.compile(r"(?P<server>\brtmp[est]*://[^/\s]+/(?:[^/\s?]+/)+)[^/\s?]+", re.IGNORECASE)
 

@@ -19,7 +19,7 @@ from types import TracebackType
 from streamer.channel import Cancelled, Channel, Ended, Overflow, Woken
 from streamer.frame import Frame
 from streamer.ladder import LATE_INTERVALS, interval_ns
-from streamer.stage import Counting, Interruptible, Prompt, Queueing, Reporting, Sink, Sounding, Source, Stage
+from streamer.stage import Counting, Interruptible, Prompt, Queueing, Reporting, Sink, Sounding, Source, Stage, Waiting
 from streamer.stats import AvSync, Reading, StageStats, Stats
 
 log = logging.getLogger(__name__)
@@ -120,16 +120,23 @@ class Pipeline:
     def stop(self) -> None:
         """Ends the stream early but cleanly: frames already captured are delivered, sinks are finished. Any thread.
 
-        A stage that is being opened, and would take long, gives up instead; then everything is cancelled.
+        A stage that is being opened, and would take long, gives up instead; then everything is cancelled. A sink waits
+        no longer for a peer that takes nothing.
         """
         self._source.interrupt()
         for stage in self._stages:
             if isinstance(stage, Interruptible):
                 stage.interrupt()
+        for sink in self._sinks:
+            if isinstance(sink, Waiting):
+                sink.hurry()
 
     def cancel(self) -> None:
         """Ends at once: frames under way are discarded and sinks aborted. Any thread."""
         self.stop()
+        for sink in self._sinks:
+            if isinstance(sink, Waiting):
+                sink.cancel()
         for channel in self._channels:
             channel.cancel()
 

@@ -113,6 +113,17 @@ class Interruptible(Protocol):
 
 
 @runtime_checkable
+class Waiting(Protocol):
+    """A sink whose `write` and `close` may wait for a peer for as long as that likes."""
+
+    def hurry(self) -> None:
+        """The stream ends early: a peer that takes nothing is waited for a few seconds only. Any thread."""
+
+    def cancel(self) -> None:
+        """Lets a `write` or `close` that waits, now or later, return soon; what isn't sent is lost. Any thread."""
+
+
+@runtime_checkable
 class Counting(Protocol):
     """A stage that also counts what was unusual, by name; the pipeline adds it to its events at the end."""
 

@@ -38,7 +38,10 @@ class Clip:
     rotation: int = 0
     options: dict[str, str] = field(default_factory=lambda: {"crf": "10"})
     audio: str | None = None
+    audio_rate: int = 48000
     audio_languages: Sequence[str] = ("eng",)
+    sound_s: Fraction | None = None
+    """How long there is sound; None: as long as there are pictures."""
     attachment: bytes | None = None
     chapters: bool = False
     metadata: dict[str, str] = field(default_factory=dict)
@@ -56,7 +59,7 @@ class Clip:
                 out.set_chapters([_chapter(0, 0, 200, "one"), _chapter(1, 200, 400, "two")])
             out.metadata.update(self.metadata)
             for sound in sounds:
-                _mux_sound(out, sound, self.frames / self.rate)
+                _mux_sound(out, sound, self.frames / self.rate if self.sound_s is None else self.sound_s)
             for number, pts in enumerate(self._times()):
                 out.mux(stream.encode(self._picture(number, pts)))
             out.mux(stream.encode(None))
@@ -82,8 +85,10 @@ class Clip:
         return stream
 
     def _add_audio(self, out: Any, language: str) -> Any:
-        sound = out.add_stream(self.audio, rate=48000)
+        sound = out.add_stream(self.audio, rate=self.audio_rate)
         sound.codec_context.layout = "mono"
+        if self.audio == "wmav2":
+            sound.codec_context.bit_rate = 128_000  # it has no default
         sound.metadata["language"] = language
         return sound
 
@@ -191,20 +196,21 @@ def _chapter(number: int, start: int, end: int, title: str) -> Any:
 
 
 def _mux_sound(out: Any, sound: Any, seconds: Fraction) -> None:
-    total = int(seconds * 48000)
     context = sound.codec_context
+    rate = context.sample_rate
+    total = int(seconds * rate)
     if not context.is_open:
         context.open()
     size = context.frame_size or 1024
+    resampler = av.AudioResampler(format=context.format.name)
     for start in range(0, total, size):
-        tone = np.sin(np.arange(start, start + size) * 2 * math.pi * 440 / 48000)[None].astype(np.float32)
+        tone = np.sin(np.arange(start, start + size) * 2 * math.pi * 440 / rate)[None].astype(np.float32)
         frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
-        frame.sample_rate = 48000
+        frame.sample_rate = rate
         frame.pts = start
-        frame.time_base = Fraction(1, 48000)
-        if context.format.name != "fltp":
-            frame = av.AudioResampler(format=context.format.name).resample(frame)[0]
-        out.mux(sound.encode(frame))
+        frame.time_base = Fraction(1, rate)
+        for piece in resampler.resample(frame):
+            out.mux(sound.encode(piece))
     out.mux(sound.encode(None))
 
 

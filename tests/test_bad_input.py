@@ -233,6 +233,12 @@ class TestOutputs:
 
 def test_credentials_never_show() -> None:
     assert public_url("rtsp://me:pass@host:554/a?b=c") == "rtsp://***@host:554/a?b=c"
+    assert public_url("rtsp://me:p@ss@word@host:554/a@b") == "rtsp://***@host:554/a@b"
+    assert public_url("rtsp://me:p/a?s#s@host/a") == "rtsp://***@host/a"
+    assert public_url("can't open 'rtsp://me:p@ss@host/a' at all") == "can't open 'rtsp://***@host/a' at all"
+    assert public_url("http://host:8080/@me/a.m3u8") == "http://host:8080/@me/a.m3u8"
+    assert public_url("http://[::1]:8080/@me/a.m3u8") == "http://[::1]:8080/@me/a.m3u8"
+    assert public_url("http://host/@me:x") == "http://host/@me:x"
     assert public_url("srt://host:9?passphrase=secret&mode=caller") == "srt://host:9?passphrase=***&mode=caller"
     assert public_url("rtmps://live.example/app/s3cret?a=b") == "rtmps://live.example/app/***?a=b"
     assert public_url("rtmp://live.example/app") == "rtmp://live.example/app"

@@ -35,6 +35,16 @@ def test_a_full_channel_holds_its_writer_until_there_is_room() -> None:
     assert channel.high_water == 2
 
 
+def test_put_waits_no_longer_than_it_is_told() -> None:
+    channel: Channel[int] = Channel("test", 1)
+    channel.put(0, timeout_s=0)
+    with pytest.raises(TimeoutError):
+        channel.put(1, timeout_s=0.001)
+    assert channel.get() == 0
+    channel.put(2, timeout_s=0)
+    assert channel.get() == 2
+
+
 def test_drop_oldest_never_holds_its_writer_and_counts() -> None:
     channel: Channel[int] = Channel("test", 2, Overflow.DROP_OLDEST)
     for item in range(5):
@@ -72,6 +82,13 @@ def test_cancel_wakes_whoever_waits(blocked: str) -> None:
             waiting.result(LIMIT_S)
     with pytest.raises(Cancelled):
         channel.get()
+
+
+def test_cancel_tells_how_many_items_it_discards() -> None:
+    channel: Channel[int] = Channel("test", 3)
+    for item in range(3):
+        channel.put(item)
+    assert [channel.cancel(), channel.cancel()] == [3, 0]
 
 
 def test_close_wakes_a_waiting_reader() -> None:

@@ -120,6 +120,54 @@ def test_sound_that_a_container_cannot_hold_is_encoded(tmp_path: Path) -> None:
     np.testing.assert_array_equal(exact, wanted)
 
 
+@pytest.mark.parametrize("name", ["out.mkv", "out.webm", "out.mp4"])
+def test_sound_that_is_announced_and_never_comes_leaves_the_pictures_alone(tmp_path: Path, name: str) -> None:
+    source = Clip(audio="pcm_alaw", sound_s=Fraction(0)).write(tmp_path / "in.nut")
+    summary = streamer.enhance(source, tmp_path / name, model="none")
+    assert len(times(tmp_path / name)) == summary.frames == 10
+
+
+@pytest.mark.parametrize(
+    ("codec", "source", "target"),
+    [
+        ("aac", "in.mp4", "out.webm"),  # Opus has no 44.1 kHz
+        ("wmav2", "in.asf", "out.mkv"),  # the decoder needs the bit rate and the blocks' size, and gives its last late
+        ("adpcm_ima_wav", "in.avi", "out.mp4"),  # the decoder needs the blocks' size
+        ("wmav2", "in.asf", "hls:"),
+        ("adpcm_ima_qt", "in.mov", "hls:"),  # few containers hold it
+    ],
+)
+def test_sound_of_every_kind_is_encoded_whole(tmp_path: Path, codec: str, source: str, target: str) -> None:
+    clip = Clip(frames=20, audio=codec, audio_rate=44100).write(tmp_path / source)
+    output, written = str(tmp_path / target), tmp_path / target
+    if target == "hls:":
+        output, written = f"hls:{tmp_path / 'hls'}", tmp_path / "hls" / "index.m3u8"
+    summary = streamer.enhance(clip, output, model="none")
+    assert not any("left out" in note or "damaged" in note for note in summary.notes)
+    heard, heard_from_s = samples(written)
+    wanted, wanted_from_s = samples(clip)
+    assert np.std(heard[9600:-9600]) == pytest.approx(np.std(wanted[9600:-9600]), rel=0.15)
+    assert len(heard) == pytest.approx(len(wanted), abs=7200)
+    if target != "hls:":  # whose clock begins elsewhere
+        end_s = wanted_from_s + len(wanted) / 48000
+        assert heard_from_s + len(heard) / 48000 == pytest.approx(end_s, abs=0.03)
+
+
+def test_a_track_that_cannot_be_decoded_at_all_is_said_to_be_missing(tmp_path: Path) -> None:
+    whole, broken = Clip(audio="wmav2", audio_rate=44100).write(tmp_path / "whole.asf"), tmp_path / "in.asf"
+    with av.open(str(whole)) as before, av.open(str(broken), "w") as out:
+        copies = {stream: out.add_stream_from_template(stream, opaque=True) for stream in before.streams}
+        for packet in before.demux():
+            if packet.size:
+                copy: Any = av.Packet(bytes(packet) if packet.stream.type == "video" else bytes(20))  # a cut block
+                copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+                copy.stream, copy.is_keyframe = copies[packet.stream], packet.is_keyframe
+                out.mux(copy)
+    summary = streamer.enhance(broken, tmp_path / "out.mp4", model="none")
+    assert any("nothing of its sound (wmav2) could be decoded" in note for note in summary.notes)
+    assert len(times(tmp_path / "out.mp4")) == 10
+
+
 def samples(path: Path) -> tuple[npt.NDArray[np.int16], float]:
     """The first stream of sound, decoded, and when it begins in seconds."""
     with av.open(str(path)) as container:

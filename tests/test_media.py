@@ -214,6 +214,16 @@ class TestPixels:
         assert "padded to 64x48" in caplog.text
         assert np.abs(luma(picture)[:47, :63].astype(int) - luma(decoded(source)[0])).max() <= 3
 
+    @pytest.mark.parametrize("pix_fmt", ["yuv444p", "yuv422p"])
+    def test_an_even_size_is_padded_also_where_the_pixel_format_changes(self, tmp_path: Path, pix_fmt: str) -> None:
+        source = Clip(63, 47, frames=1, codec="ffv1", options={}, pix_fmt=pix_fmt).write(tmp_path / "in.mkv")
+        target = tmp_path / "out.mp4"
+        transcode(source, target, codec="h264", crf=0, pix_fmt="yuv420p")
+        (picture,) = decoded(target)
+        assert (picture.width, picture.height, picture.format.name) == (64, 48, "yuv420p")
+        padded = np.pad(luma(decoded(source)[0]), ((0, 1), (0, 1)), mode="edge")
+        np.testing.assert_array_equal(luma(picture), padded)
+
     def test_a_change_of_size_and_format_keeps_the_first(self, tmp_path: Path) -> None:
         target = tmp_path / "changing.ts"
         parts = [

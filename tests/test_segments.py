@@ -56,6 +56,12 @@ def test_a_pause_longer_than_a_segment_leaves_no_number_out(tmp_path: Path) -> N
     assert [len(times(path)) for path in sorted(tmp_path.glob("rec-*"))] == [2, 2, 1]
 
 
+def test_segments_without_sound_are_complete(tmp_path: Path) -> None:
+    clip = Clip(frames=75, audio="pcm_alaw", sound_s=Fraction(1)).write(tmp_path / "in.nut")
+    streamer.enhance(clip, str(tmp_path / "rec-%d.mkv"), model="none", segment=1)
+    assert [len(times(path)) for path in sorted(tmp_path.glob("rec-*"))] == [25, 25, 25]
+
+
 def test_usage(tmp_path: Path) -> None:
     pattern = str(tmp_path / "rec-%03d.mkv")
     with pytest.raises(UsageError, match="say with --segment"):

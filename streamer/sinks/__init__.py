@@ -74,5 +74,6 @@ def _queued(url: str, settings: EncoderSettings, *, force: bool, live: bool, is_
         sync,
         blocks=not live,
         reconnects=output.reconnects,
+        listens=output.listens,
         is_only=is_only,
     )

@@ -15,7 +15,7 @@ import av.stream
 
 from streamer.clock import fraction, ticks
 from streamer.notes import Notes
-from streamer.sinks.recoded import RecodedSound
+from streamer.sinks.recoded import RecodedSound, encoder_rate
 from streamer.sync import SyncMeter
 
 _TECHNICAL_TAGS = re.compile(
@@ -138,7 +138,7 @@ def _encoder_for(container: Any, stream: Any) -> str | None:
     """What encodes sound for this container; None if nothing does."""
     muxer = container.format.name
     name = _ENCODERS.get(muxer) or container.default_audio_codec
-    rate = stream.codec_context.sample_rate
+    rate = encoder_rate(name, stream)
     takes = name != "none" and _takes(muxer, lambda trial: trial.add_stream(name, rate=rate, layout="stereo"))
     return name if takes else None
 

@@ -30,8 +30,10 @@ class Fitter:
             notes.say(f"padded to {size}, because {encoder.name} needs even sides")
         self._same_planes = _same_planes(format, self.stored)
         self._is_exact = not self._same_planes and _is_exact(format, self.stored)
-        filled = self.stored if self._same_planes else format
-        self._picture = av.VideoFrame(filled.width, filled.height, filled.pix_fmt)
+        # Padded first, and then converted: in two sizes libswscale would enlarge the whole picture.
+        self._padded = replace(format, width=self.stored.width, height=self.stored.height)
+        pix_fmt = self.stored.pix_fmt if self._same_planes else format.pix_fmt
+        self._picture = av.VideoFrame(self.stored.width, self.stored.height, pix_fmt)
 
     @property
     def is_lossy(self) -> bool:
@@ -48,7 +50,7 @@ class Fitter:
             fill_picture(picture, frame.planes)
             if not self._same_planes:
                 set_color(picture, self._format.color)
-                picture = reformatted(picture, self._format, self.stored)
+                picture = reformatted(picture, self._padded, self.stored)
         set_color(picture, self.stored.color)
         return picture
 

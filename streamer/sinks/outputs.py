@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from streamer.errors import SinkError, UsageError, public_url
-from streamer.query import with_defaults
+from streamer.query import parameters, with_defaults
 
 _TS_SOUNDS = frozenset({"aac", "mp3", "mp2", "ac3", "eac3"})
 _SEGMENT_S = 2
@@ -30,7 +30,7 @@ class Output:
 
     `target` is where `carrier` brings the stream, `muxer` FFmpeg's name of the format, `sounds` the codecs of sound
     that are copied (None: all), anything else is encoded as `sound` (None: left out). `reconnects` says that it can
-    be opened again.
+    be opened again, `listens` that the peer calls, if and when it likes.
     """
 
     target: str
@@ -40,6 +40,7 @@ class Output:
     sounds: frozenset[str] | None = _TS_SOUNDS
     sound: str | None = "aac"
     reconnects: bool = True
+    listens: bool = False
 
 
 def is_live_output(url: str) -> bool:
@@ -68,7 +69,8 @@ def output_for(url: str, codec: str | None = None, *, force: bool = False) -> Ou
     if scheme == "udp":
         return Output(url, "mpegts", Carrier.UDP)
     if scheme == "srt":
-        return Output(with_defaults(url, {"latency": "120000", "pkt_size": "1316"}), "mpegts", Carrier.SRT)
+        target = with_defaults(url, {"latency": "120000", "pkt_size": "1316"})
+        return Output(target, "mpegts", Carrier.SRT, listens=parameters(url).get("mode") == "listener")
     if scheme == "hls":
         return _hls(url.partition(":")[2], force)
     if url == "-":

@@ -29,9 +29,12 @@ FIRST_FRAMES, FIRST_BYTES = 50, 128 << 20
 
 _FIRST_LIMIT = 2
 _STUCK_S = 15.0
-"""A peer that takes nothing for so long is connected anew, where its connection can be killed."""
+"""A peer that takes nothing for so long is connected anew, where that can be done."""
+_LOOK_S = 1.0
+"""While `write` waits it looks so often whether the peer is stuck."""
 _CLOSE_S = 3.0
-_KILL_S = 2.0
+"""So long a peer may take nothing in the end, where frames may be dropped or the stream ends early."""
+_ABORT_S, _KILL_S = 0.5, 2.0
 _MAX_PACKETS = 500
 
 
@@ -40,14 +43,17 @@ class QueuedSink:
 
     `sync` is the meter of them all.
 
-    `write` returns at once: when the queue is full its oldest frame is dropped and counted as skipped (with `blocks`,
-    `write` waits instead). A sink that fails is aborted, and after a back-off another one is made. The first
-    connection may fail three times; then the next `write` raises, and so does `close` if none was ever made. A sink
-    that can't come back (`reconnects` is False) and fails later says so once, and everything after is skipped; if it
-    `is_only`, the next `write` raises.
+    `write` returns at once: when the queue is full its oldest frame is dropped and counted as skipped. A sink that
+    fails is aborted, and after a back-off another one is made; a sink whose peer takes nothing for long is killed, so
+    that it fails. The first connection may fail three times; then the next `write` raises, and so does `close` if none
+    was ever made, unless the sink `listens` and nobody called. A sink that can't come back (`reconnects` is False) and
+    fails later says so once, and everything after is skipped; if it `is_only`, the next `write` raises.
 
-    `close` and `abort` take a bounded time: a sink that is stuck is killed where that can be done, else its thread is
-    left alone and a note says so.
+    With `blocks`, `write` and `close` wait instead, as long as the peer takes frames; for one that can't be connected
+    anew, such as a paused player behind a pipe, for ever. `hurry` and `cancel` end that.
+
+    Otherwise `close` takes a bounded time, and so does `abort`: a sink that is stuck is killed where that can be done,
+    else its thread is left alone and a note says so.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class QueuedSink:
         *,
         blocks: bool = False,
         reconnects: bool = True,
+        listens: bool = False,
         is_only: bool = False,
     ) -> None:
         self.name = name
@@ -67,13 +74,18 @@ class QueuedSink:
         overflow = Overflow.BLOCK if blocks else Overflow.DROP_OLDEST
         self._queue: Channel[Frame] = Channel(f"to {name}", FIRST_FRAMES, overflow, _inherit_packets)
         self._make = make
-        self._reconnects, self._is_only = reconnects, is_only
+        self._blocks, self._reconnects, self._listens, self._is_only = blocks, reconnects, listens, is_only
         self._stop = threading.Event()
+        self._wake = threading.Event()
+        """The thread has ended, or whoever waits for that should wait less."""
+        self._is_hurried = self._is_cancelled = self._has_ended = False
         self._sink: StreamSink | None = None
         self._failure: SinkError | None = None
         self._is_hopeless = False
         self.has_connected = self._gave_up = False
-        self._again = self._lost = self._moved_ns = 0
+        self._again = self._lost = 0
+        self._begun_ns = self._sent_ns = 0
+        """When this connection was begun, and when a peer took a frame, or could have taken the first one."""
         self._thread = threading.Thread(target=self._run, name=f"send {name}", daemon=True)
 
     @property
@@ -105,6 +117,7 @@ class QueuedSink:
         self._streams = {
             theirs.index: mine for theirs, mine in zip(media.companions, self._media.companions, strict=True)
         }
+        self._sent_ns = time.monotonic_ns()
         self._thread.start()
 
     def write(self, frame: Frame) -> None:
@@ -116,16 +129,26 @@ class QueuedSink:
             return
         packets = tuple(detached_packet(packet, self._streams[packet.stream_index]) for packet in frame.packets)
         try:
-            self._queue.put(replace(frame, packets=packets, source=None))
+            self._put(replace(frame, packets=packets, source=None))
         except (Cancelled, Ended):
             self._lost += 1  # the thread has just given up
         self._free_if_stuck()
+
+    def hurry(self) -> None:
+        self._is_hurried = True
+        self._wake.set()
+
+    def cancel(self) -> None:
+        self._is_cancelled = True
+        self._discard()
+        self._wake.set()
 
     def close(self) -> None:
         if self._thread.ident is None:
             return
         self._queue.close()
-        self._end(_CLOSE_S)
+        self._drain()
+        self._end()
         if not self.has_connected and self._failure is not None:
             raise self._failure
         if self.skipped:
@@ -134,28 +157,63 @@ class QueuedSink:
     def abort(self) -> None:
         self._queue.cancel()
         if self._thread.ident is not None:
-            self._end(0.5)
+            self._thread.join(_ABORT_S)
+            self._end()
+
+    def _put(self, frame: Frame) -> None:
+        """Raises Cancelled, Ended."""
+        while True:
+            try:
+                self._queue.put(frame, _LOOK_S)
+                return
+            except TimeoutError:
+                self._free_if_stuck()
+                if self._is_hurried and _seconds_since(self._sent_ns) > _CLOSE_S:
+                    self.cancel()
 
     def _free_if_stuck(self) -> None:
         sink = self._sink
-        stuck_ns = time.monotonic_ns() - self._moved_ns
-        if sink is None or not sink.is_connected:
-            return  # a listener may wait for its caller
-        if self._queue.depth >= self._queue.capacity and stuck_ns > _STUCK_S * 1e9:
-            self._moved_ns = time.monotonic_ns()
+        if sink is None or not self._reconnects:
+            return
+        if not sink.is_connected and (self._listens or not self._blocks):
+            return  # it may wait for its caller, or costs nobody anything
+        stuck_s = _seconds_since(max(self._begun_ns, self._sent_ns))
+        if self._queue.depth >= self._queue.capacity and stuck_s > _STUCK_S:
+            self._begun_ns = time.monotonic_ns()
             sink.kill()
 
-    def _end(self, patience_s: float) -> None:
-        self._thread.join(patience_s)
+    def _drain(self) -> None:
+        """Waits until everything is sent, for as long as that is worth it."""
+        closed_ns = time.monotonic_ns()
+        while not (self._has_ended or self._is_cancelled):
+            since_ns = max(closed_ns, self._sent_ns) if self._blocks else closed_ns
+            patience_s = self._patience_s()
+            if patience_s is not None and _seconds_since(since_ns) >= patience_s:
+                return
+            self._wake.wait(None if patience_s is None else patience_s - _seconds_since(since_ns))
+            self._wake.clear()
+
+    def _patience_s(self) -> float | None:
+        """So long a peer may take nothing in the end; None: for ever."""
+        if self._is_hurried or not self._blocks:
+            return _CLOSE_S
+        return _STUCK_S if self._reconnects else None
+
+    def _end(self) -> None:
         self._stop.set()
         sink = self._sink
-        if self._thread.is_alive() and sink is not None:
-            self._lost += self._queue.depth
-            self._queue.cancel()
-            sink.kill()
+        if self._thread.is_alive():
+            self._discard()
+            if sink is not None:
+                sink.kill()
         self._thread.join(_KILL_S)
         if self._thread.is_alive():
             self.notes.say("it is stuck because its peer takes nothing; it is left alone, its stream is unfinished")
+
+    def _discard(self) -> None:
+        """Gives up what is in the queue."""
+        discarded = self._queue.cancel()
+        self._lost += discarded
 
     # -- the thread ------------------------------------------------------------------------------------------------
 
@@ -176,7 +234,9 @@ class QueuedSink:
             self._failure.__cause__ = error
             self._is_hopeless = True
         finally:
-            self._queue.cancel()
+            self._discard()
+            self._has_ended = True
+            self._wake.set()
 
     def _send(self, backoff: Backoff) -> None:
         """One connection from beginning to end. Raises SinkError if it fails, Cancelled."""
@@ -185,12 +245,12 @@ class QueuedSink:
             frame = self._queue.get()
         except Ended:
             return
-        self._sink, self._moved_ns = sink, time.monotonic_ns()
+        self._sink, self._begun_ns = sink, time.monotonic_ns()
         try:
             sink.open(self._format, self._media)
             while True:
                 sink.write(frame)
-                self._moved_ns = time.monotonic_ns()
+                self._sent_ns = time.monotonic_ns()
                 if sink.is_connected and (not self.has_connected or backoff.tries):
                     self._welcome(backoff)
                 try:
@@ -217,6 +277,8 @@ class QueuedSink:
     def _may_try_again(self, backoff: Backoff, error: SinkError) -> bool:
         """Whether to go on after a failure; waits for the back-off."""
         if self._stop.is_set():
+            if not self._listens:
+                self._failure = error
             return False
         self._failure = error
         never = not self.has_connected and (backoff.tries >= _FIRST_LIMIT or not self._reconnects)
@@ -231,6 +293,10 @@ class QueuedSink:
         log.warning("%s; next try in %.1f s", error, delay_s)
         self._stop.wait(delay_s)
         return True
+
+
+def _seconds_since(then_ns: int) -> float:
+    return (time.monotonic_ns() - then_ns) / 1e9
 
 
 def _inherit_packets(dropped: Frame, following: Frame) -> Frame:

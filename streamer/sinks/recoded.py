@@ -11,6 +11,7 @@ import av
 import av.error
 
 from streamer.clock import fraction, ticks
+from streamer.detached import decoder_of
 from streamer.notes import Notes
 from streamer.sinks.silence import LATE, Continuity, silent_frame
 from streamer.sync import SyncMeter
@@ -21,6 +22,11 @@ _PRIMING_S = Fraction(1, 20)
 _CHUNK_SAMPLES = 4096
 _LAYOUTS = {1: "mono", 6: "5.1"}
 """By the number of channels; everything else becomes stereo."""
+
+
+def encoder_rate(codec: str, stream: Any) -> int:
+    """The sampling rate, in Hz, at which `codec` encodes the sound of `stream`."""
+    return 48000 if codec == "libopus" else int(stream.codec_context.sample_rate)
 
 
 class RecodedSound:
@@ -37,18 +43,15 @@ class RecodedSound:
         self._container, self._index = container, stream.index
         self._shift_s = shift_s
         self._notes, self._sync = notes, sync
-        source = stream.codec_context
-        self._decoder: Any = av.CodecContext.create(source.name, "r")
-        if source.extradata:
-            self._decoder.extradata = source.extradata
-        self._decoder.sample_rate = source.sample_rate
-        self._decoder.layout = source.layout
-        rate = 48000 if codec == "libopus" else source.sample_rate
-        layout = _LAYOUTS.get(source.layout.nb_channels, "stereo")
+        self._decoder = decoder_of(stream)
+        rate = encoder_rate(codec, stream)
+        layout = _LAYOUTS.get(stream.codec_context.layout.nb_channels, "stereo")
         self._stream = container.add_stream(codec, rate=rate, layout=layout)
         self._stream.codec_context.bit_rate = _BIT_RATE
         self._resampler: Any = None
         self._kind: tuple[object, ...] = ()
+        self._decoded_to_s: Fraction | None = None
+        """In the source's time; None: nothing was decoded yet."""
         self._rate = rate
         self._line = Continuity(_PRIMING_S, live=live)
         self._log = _SampleLog(self._unit)
@@ -65,25 +68,33 @@ class RecodedSound:
         self._fill(self._line.overdue_s())
 
     def finish(self) -> None:
-        """Writes what is still held back."""
+        """Writes what is still held back, and says it if nothing could be decoded at all."""
+        if self._decoded_to_s is not None:
+            self._decode(None)
+        elif self.refused:
+            name = self._decoder.name
+            self._notes.say(f"nothing of its sound ({name}) could be decoded: all {self.refused} packets are refused")
         for piece in self._resampler.resample(None) if self._resampler is not None else ():
             self._place(piece)
         self._fill(self._line.overdue_s(ends=True))
-        self._mux(self._stream.encode(None))
+        if self._log.has_begun:  # FLAC has an empty packet in the end even if nothing went in
+            self._mux(self._stream.encode(None))
 
     def _decode(self, packet: Any) -> None:
+        """Takes a packet, or None for what the decoder still holds."""
         try:
             frames = self._decoder.decode(packet)
         except av.error.FFmpegError:
-            self.refused += 1
+            self.refused += packet is not None
             return
         for frame in frames:
             for piece in self._converted(frame):
                 self._place(piece)
 
     def _converted(self, frame: Any) -> list[Any]:
-        """The frame as the encoder wants it, in its own good time. Without a time it is of no use."""
-        if frame.pts is None:
+        """The frame as the encoder wants it, in its own good time: behind the last one if it says none."""
+        begin_s = self._decoded_to_s if frame.pts is None else frame.pts * fraction(frame.time_base)
+        if begin_s is None:
             return []
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         if kind != self._kind:  # the resampler takes one kind only, and a stream that comes back may be of another
@@ -91,8 +102,8 @@ class RecodedSound:
             self._resampler = av.AudioResampler(context.format, context.layout, self._rate)
             self._kind = kind
         unit = Fraction(1, frame.sample_rate)
-        frame.pts = ticks(frame.pts * fraction(frame.time_base), unit)
-        frame.time_base = unit
+        self._decoded_to_s = begin_s + frame.samples * unit
+        frame.pts, frame.time_base = ticks(begin_s, unit), unit
         return list(self._resampler.resample(frame))
 
     def _place(self, piece: Any) -> None:
@@ -143,6 +154,11 @@ class _SampleLog:
         self._pieces: deque[tuple[int, Fraction]] = deque()
         """Number of the first sample, and its time."""
         self._first: int | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything went into the encoder."""
+        return self._first is not None
 
     def fed(self, samples: int, begin: int, source_s: Fraction) -> None:
         """So many samples went into the encoder, the first at `begin` of the output and `source_s` of the source."""

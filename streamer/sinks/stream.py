@@ -68,7 +68,7 @@ class StreamSink:
             self._track.write(frame)
             self._sounds.mux(frame.packets, frame.time)
         except (av.error.FFmpegError, OSError, ValueError, NoFFmpeg) as error:
-            raise self._error("write to" if self._started else "connect to", error) from error
+            raise self._error("write to" if self.is_connected else "connect to", error) from error
 
     def close(self) -> None:
         if self._container is None:
@@ -125,5 +125,6 @@ class StreamSink:
     def _error(self, verb: str, error: BaseException) -> BaseException:
         if isinstance(error, StreamerError):
             return error
-        reason = (self._pipe.complaint() if self._pipe is not None else "") or reason_of(error)
+        complaint = self._pipe.complaint() if self._pipe is not None else ""
+        reason = complaint or ("the peer took nothing for too long" if self._killed else reason_of(error))
         return SinkError(f"can't {verb} {self.name}: {reason}; check the address, and that the peer accepts streams")

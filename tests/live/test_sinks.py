@@ -262,6 +262,14 @@ class TestTrouble:
         ):
             streamer.enhance("test:64x64@25,1000", "rtsp://me:secret@127.0.0.1:1/x", model="none")
 
+    @pytest.mark.slow
+    def test_a_server_that_never_answers_is_an_error(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            url, target = f"rtmp://127.0.0.1:{server.getsockname()[1]}/live/key", tmp_path / "out.mkv"
+            with pytest.raises(SinkError, match=r"can't connect to rtmp://\S+: the peer took nothing"):
+                streamer.enhance("test:160x96@50,50", [url, target], model="none")
+        assert len(times(target)) == 50
+
     def test_a_silent_server_does_not_stop_the_process(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             sink = make_sink(f"rtsp://127.0.0.1:{server.getsockname()[1]}/x")
@@ -344,3 +352,23 @@ def test_control_c_ends_a_live_recording_cleanly(relay: RtspRelay, tmp_path: Pat
     assert running.returncode == 130, errors
     assert b'"interrupted": true' in output
     assert len(decoded(tmp_path / "out.mp4")) > 5
+
+
+@pytest.mark.slow
+def test_control_c_ends_a_file_beside_a_paused_player(tmp_path: Path) -> None:
+    target = tmp_path / "both.mkv"
+    command = [sys.executable, "-m", "streamer", "enhance", "test:320x180@30,1000000", str(target), "-"]
+    unread, written = os.pipe()
+    try:
+        settings = ["--model", "none", "--codec", "rawvideo", "--json"]
+        with process([*command, *settings], stdout=written, stderr=subprocess.PIPE) as running:
+            assert os.read(unread, 1) == b"Y"  # it plays, and then no more
+            running.send_signal(signal.SIGINT)
+            _, errors = running.communicate(timeout=LIMIT_S)
+    finally:
+        os.close(unread)
+        os.close(written)
+    assert running.returncode == 130, errors
+    assert b'"interrupted": true' in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["both.mkv"]
+    assert decoded(target)

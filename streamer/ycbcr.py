@@ -68,6 +68,15 @@ def converted(planes: Sequence[Plane], source: VideoFormat, target: VideoFormat)
     return _stored(target, lambda rows: _multiplied(_levels(_cut(planes, source, rows), source), matrix))
 
 
+def rescaled(luma: Plane, source: VideoFormat, target: VideoFormat) -> Plane:
+    """Luma of `source` in the range and depth of `target`."""
+    if (range_of(source.color), source.layout.bits) == (range_of(target.color), target.layout.bits):
+        return luma
+    (unit, zero), (own_unit, own_zero) = _span(target, 0), _span(source, 0)
+    levels = (luma.astype(np.float32) - np.float32(own_zero)) * np.float32(1 / own_unit)
+    return _codes(levels, unit, zero, target.layout.bits)
+
+
 class _Band(NamedTuple):
     """Some rows of luma, the rows around them that chroma's filters need, and where the former lie in the latter."""
 

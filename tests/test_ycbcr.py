@@ -121,3 +121,35 @@ def test_another_matrix_and_range_and_back(siting: str) -> None:
     back = ycbcr.converted(there, second, first)
     for before, after in zip(planes, back, strict=True):
         assert np.abs(before.astype(int) - after)[2:-2, 2:-2].max() <= 1
+
+
+@pytest.mark.parametrize("code_range", [LIMITED, FULL])
+@pytest.mark.parametrize(
+    ("gray", "name", "pix_fmt", "wanted"),
+    [
+        ("gray", "out.mkv", "yuv420p", (126, 126)),
+        ("gray10le", "out.mkv", "yuv420p10le", (504, 504)),
+        ("gray10le", "out.mkv", "yuv420p", (126, 126)),
+        ("gray", "out.png", None, (128, 126)),
+        ("gray10le", "out.png", None, (32917, 32287)),
+    ],
+)
+def test_gray_video_keeps_its_light(
+    tmp_path: Path, gray: str, name: str, pix_fmt: str | None, wanted: tuple[int, int], code_range: int
+) -> None:
+    """By hand: code 126 of 8 bits is (126 - 16) / 219 of white in limited range, and 126 / 255 in full."""
+    deep = gray == "gray10le"
+    frame = av.VideoFrame(34, 20, gray)
+    fill_picture(frame, [np.full((20, 34), 504 if deep else 126, np.uint16 if deep else np.uint8)])
+    frame.pts, frame.color_range = 0, code_range
+    with av.open(str(tmp_path / "in.mkv"), "w") as out:
+        stream: Any = out.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.color_range = 34, 20, gray, code_range
+        out.mux([*stream.encode(frame), *stream.encode(None)])
+    options: dict[str, Any] = {"codec": "ffv1", "pix_fmt": pix_fmt} if pix_fmt else {}
+    streamer.enhance(tmp_path / "in.mkv", tmp_path / name, model="none", **options)
+    picture = decoded(tmp_path / name)[0]
+    light = picture.reformat(format="gray16le").to_ndarray() if name == "out.png" and deep else planes(picture)[0]
+    assert light[0, 0] == light[-1, -1] == wanted[code_range == FULL]
+    for plane in planes(picture)[1:] if pix_fmt else ():
+        assert (plane == (512 if "10" in picture.format.name else 128)).all()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import av
+import numpy as np
+import numpy.typing as npt
 
 from streamer import ycbcr
 from streamer.color import RGB, range_of
 from streamer.convert import fill_picture, reformatted, set_color
 from streamer.errors import SinkError
-from streamer.frame import FULL, MAX_SIDE_PX, ColorSpec, Frame, VideoFormat, layout_of
+from streamer.frame import FULL, MAX_SIDE_PX, ColorSpec, Frame, Plane, VideoFormat, layout_of
 from streamer.notes import Notes
 from streamer.sinks.codecs import Encoder, EncoderSettings, stored_pix_fmt
 
@@ -84,24 +87,44 @@ def _same_planes(format: VideoFormat, stored: VideoFormat) -> bool:
 
 
 def _is_exact(format: VideoFormat, stored: VideoFormat) -> bool:
-    """Whether `ycbcr` converts: where colours are computed, which takes libswscale as long."""
-    if format.layout.planes != 3 or not ycbcr.knows(format):
-        return False
+    """Whether `ycbcr` converts: gray, and where colours are computed, which takes libswscale as long."""
+    is_gray = format.layout.planes == 1
     if stored.color.matrix == RGB:
-        return (stored.width, stored.height) == (format.width, format.height)
-    layout = layout_of(stored.pix_fmt.replace("yuvj", "yuv"))
-    is_color = layout is not None and layout.planes == 3
-    return is_color and ycbcr.knows(stored) and not ycbcr.same_matrix(format, stored)
+        return (stored.width, stored.height) == (format.width, format.height) and (is_gray or ycbcr.knows(format))
+    layout = layout_of(_computed(stored.pix_fmt))
+    if layout is None:
+        return False
+    return is_gray or (layout.planes == 3 and ycbcr.knows(format, stored) and not ycbcr.same_matrix(format, stored))
+
+
+def _computed(pix_fmt: str) -> str:
+    """The format to compute, of which `pix_fmt` is another name or another order of bytes."""
+    return pix_fmt.replace("yuvj", "yuv").removesuffix("be") + ("le" if pix_fmt.endswith("be") else "")
 
 
 def _exact(frame: Frame, stored: VideoFormat) -> av.VideoFrame:
-    if stored.color.matrix != RGB:
-        picture = av.VideoFrame(stored.width, stored.height, stored.pix_fmt)
-        pix_fmt = stored.pix_fmt.replace("yuvj", "yuv")
+    if stored.color.matrix == RGB:
+        bits = 16 if max(part.bits for part in av.VideoFormat(stored.pix_fmt, 16, 16).components) > 8 else 8
+        pix_fmt = "rgb24" if bits == 8 else "rgb48le"
+        picture = av.VideoFrame.from_ndarray(_rgb(frame, bits), pix_fmt)
+    else:
+        pix_fmt = _computed(stored.pix_fmt)
+        picture = av.VideoFrame(stored.width, stored.height, pix_fmt)
         inner = replace(stored, width=frame.format.width, height=frame.format.height, pix_fmt=pix_fmt)
-        fill_picture(picture, ycbcr.converted(frame.planes, frame.format, inner))
-        return picture
-    bits = 16 if max(part.bits for part in av.VideoFormat(stored.pix_fmt, 16, 16).components) > 8 else 8
-    pix_fmt = "rgb24" if bits == 8 else "rgb48le"
-    rgb = av.VideoFrame.from_ndarray(ycbcr.to_rgb(frame.planes, frame.format, bits), pix_fmt)
-    return rgb if stored.pix_fmt == pix_fmt else rgb.reformat(format=stored.pix_fmt)  # only rearranged
+        fill_picture(picture, _planes(frame, inner))
+    return picture if stored.pix_fmt.replace("yuvj", "yuv") == pix_fmt else picture.reformat(format=stored.pix_fmt)
+
+
+def _planes(frame: Frame, target: VideoFormat) -> tuple[Plane, ...]:
+    if frame.format.layout.planes == 3:
+        return ycbcr.converted(frame.planes, frame.format, target)
+    luma = ycbcr.rescaled(frame.planes[0], frame.format, target)
+    chroma = target.layout.shapes(target.width, target.height)[1:]
+    return luma, *(np.full(shape, 1 << (target.layout.bits - 1), target.layout.dtype) for shape in chroma)
+
+
+def _rgb(frame: Frame, bits: int) -> npt.NDArray[Any]:
+    if frame.format.layout.planes == 3:
+        return ycbcr.to_rgb(frame.planes, frame.format, bits)
+    full = replace(frame.format, pix_fmt="gray" if bits == 8 else "gray16le", color=ColorSpec(range=FULL))
+    return ycbcr.rescaled(frame.planes[0], frame.format, full)[..., None].repeat(3, axis=2)

@@ -12,6 +12,9 @@ TIME_BASE = Fraction(1, 90000)
 _AHEAD_S = Fraction(1, 2)
 _SETTLING_S, _SETTLING_AHEAD_S = Fraction(1), Fraction(1, 50)
 _BEHIND_S = Fraction(3, 10)
+_WATCHED_S, _DRIFT_S = Fraction(10), Fraction(1, 200)
+"""How long arrivals are watched, and by how much the clock is then corrected at most: 500 parts in a million, when
+crystals are wrong by up to 100. The least delay counts, because networks only delay."""
 
 
 class LiveTimeline:
@@ -25,6 +28,9 @@ class LiveTimeline:
     frames were filled in while it was late, is refused; if pictures stay late for 0.3 s (the clock jumped backwards, or
     the path grew longer), the stream is anchored anew as well. Times strictly increase. For one thread.
 
+    Clocks drift: a camera's hour is some milliseconds longer or shorter than this machine's. Its pictures keep its
+    spacing, and `lag_s` says by how much this timeline is behind the monotonic clock (ahead: negative).
+
     `repaired` counts missing and absurd times, `jumps` anchors lost in the middle of a connection, `late` refused
     pictures.
     """
@@ -36,10 +42,13 @@ class LiveTimeline:
         self._settled_s = Fraction(0)
         self._late_since_s: Fraction | None = None
         self._leads = False
+        self.lag_s = Fraction(0)
+        self._least_s: Fraction | None = None
+        self._watched_until_s = _WATCHED_S
 
     def reconnected(self) -> None:
         """The next picture is the first of another connection, whose clock has nothing to do with the last one's."""
-        self._offset_s = self._late_since_s = None
+        self._offset_s = self._late_since_s = self._least_s = None
         self._leads = False
 
     def place(self, stream_s: Fraction | None, arrival_s: Fraction) -> int | None:
@@ -47,6 +56,7 @@ class LiveTimeline:
 
         `arrival_s` counts from the source's first picture, on the monotonic clock.
         """
+        arrival_s -= self.lag_s
         if stream_s is None:
             self.repaired += 1
             return self._accept(ticks(arrival_s, TIME_BASE))
@@ -68,6 +78,7 @@ class LiveTimeline:
                 return None
         when = ticks(stream_s + self._offset_s, TIME_BASE)
         if self.last is None or when > self.last:
+            self._watch(-ahead_s, arrival_s)
             return self._accept(when)
         if self._late_since_s is None:
             self._late_since_s = arrival_s
@@ -86,8 +97,16 @@ class LiveTimeline:
         """A time of another stream of this connection (sound) on this timeline, in seconds."""
         return stream_s + (self._offset_s or 0)
 
+    def _watch(self, late_s: Fraction, arrival_s: Fraction) -> None:
+        """Follows the drift of the stream's clock against this one's."""
+        self._least_s = late_s if self._least_s is None else min(self._least_s, late_s)
+        if arrival_s >= self._watched_until_s:
+            self.lag_s += max(-_DRIFT_S, min(_DRIFT_S, self._least_s))
+            self._least_s, self._watched_until_s = None, arrival_s + _WATCHED_S
+
     def _anchor_anew(self, stream_s: Fraction, arrival_s: Fraction) -> None:
         self.jumps += 1
+        self._least_s = None
         self._offset_s = arrival_s - stream_s
 
     def _accept(self, when: int) -> int:

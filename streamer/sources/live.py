@@ -196,7 +196,11 @@ class LiveSource:
         """Seconds until a frame must be filled in: in a gap on the grid of the nominal rate, else with patience."""
         assert self._timeline.last is not None
         due = self._timeline.last + (self._interval if self._is_gap else self._patience)
-        return max(0.0, float(due * TIME_BASE) - (time.monotonic_ns() - self._origin_ns) / 1e9)
+        return max(0.0, float((due - self._now()) * TIME_BASE))
+
+    def _now(self) -> int:
+        """The time on the timeline, in its units."""
+        return ticks(Fraction(time.monotonic_ns() - self._origin_ns, 10**9) - self._timeline.lag_s, TIME_BASE)
 
     def _placed(self, arrival: Arrival) -> Frame | None:
         """The frame of an arrived picture; None if its time is filled already.
@@ -271,10 +275,9 @@ class LiveSource:
         assert self._last is not None
         assert self._timeline.last is not None
         self._is_gap = True
-        now = ticks(Fraction(time.monotonic_ns() - self._origin_ns, 10**9), TIME_BASE)
-        steps = 1
-        if now - self._timeline.last > ticks(Fraction(_CATCH_UP_S), TIME_BASE):
-            steps = (now - self._timeline.last) // self._interval  # this thread was held up: on with the grid
+        steps, missing = 1, self._now() - self._timeline.last
+        if missing > ticks(Fraction(_CATCH_UP_S), TIME_BASE):
+            steps = missing // self._interval  # this thread was held up: on with the grid
         silent_s = (time.monotonic_ns() - self._heard_ns) / 1e9
         dims = not self._is_dimmed and (not self._receiver.connected or silent_s > _DIM_AFTER_S)
         self._is_dimmed = self._is_dimmed or dims

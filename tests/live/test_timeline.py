@@ -29,6 +29,23 @@ def test_spacing_is_the_streams_although_arrivals_jitter() -> None:
     assert place(LiveTimeline(), grid(20, Fraction(1000)), arrivals) == grid(20)
 
 
+@pytest.mark.parametrize("drift", [Fraction(1, 10_000), Fraction(-1, 10_000)])
+def test_a_clock_that_drifts_keeps_its_spacing_and_stays_in_reach(drift: Fraction) -> None:
+    """Five hours of a camera whose crystal is wrong by 100 parts in a million, and of a network that delays."""
+    timeline = LiveTimeline()
+    stream = [Fraction(k, 2) for k in range(2 * 3600 * 5)]
+    arrivals = [time * (1 + drift) + Fraction(k * 7 % 11, 100) for k, time in enumerate(stream)]
+    for k, (time, arrival) in enumerate(zip(stream, arrivals, strict=True)):
+        when = timeline.place(time, arrival)
+        assert when == 90000 * time, k
+        assert abs(arrival - timeline.lag_s - time) < Fraction(15, 100)
+    assert timeline.jumps == timeline.late == timeline.repaired == 0
+    timeline.reconnected()
+    when = timeline.place(Fraction(7), arrivals[-1] + 1)
+    assert when is not None
+    assert abs(Fraction(when, 90000) - stream[-1] - 1) < Fraction(15, 100), "the timeline goes on, it doesn't jump"
+
+
 def test_a_burst_at_the_beginning_is_one_picture_and_leaves_no_gap() -> None:
     timeline = LiveTimeline()
     backlog = place(timeline, grid(12, Fraction(7)), [Fraction(k, 1000) for k in range(12)])

@@ -26,6 +26,8 @@ QUEUE_FRAMES = 8
 """Frames that may wait for one live sink; at 30 Hz they are at most 0.27 s old. A 1080p frame takes 3 MB."""
 FIRST_FRAMES, FIRST_BYTES = 50, 128 << 20
 """Until the first connection is made more frames may wait (but not more bytes), so that a stream begins whole."""
+_CATCH_UP_S = 5.0
+"""So long after it they may still be sent, by a peer that is faster than the stream."""
 
 _FIRST_LIMIT = 2
 _STUCK_S = 15.0
@@ -84,7 +86,7 @@ class QueuedSink:
         self._is_hopeless = False
         self.has_connected = self._gave_up = False
         self._again = self._lost = 0
-        self._begun_ns = self._sent_ns = 0
+        self._begun_ns = self._sent_ns = self._catch_up_until_ns = 0
         """When this connection was begun, and when a peer took a frame, or could have taken the first one."""
         self._thread = threading.Thread(target=self._run, name=f"send {name}", daemon=True)
 
@@ -251,6 +253,7 @@ class QueuedSink:
             while True:
                 sink.write(frame)
                 self._sent_ns = time.monotonic_ns()
+                self._end_beginning()
                 if sink.is_connected and (not self.has_connected or backoff.tries):
                     self._welcome(backoff)
                 try:
@@ -271,8 +274,14 @@ class QueuedSink:
             self._again += 1
             log.warning("%s: connected again", self.name)
         self.has_connected = True
-        self._queue.capacity = QUEUE_FRAMES
+        self._catch_up_until_ns = self._sent_ns + int(_CATCH_UP_S * 1e9)
         backoff.succeeded()
+
+    def _end_beginning(self) -> None:
+        """Fewer frames may wait when those of the beginning have been sent, or can't be."""
+        is_over = self._queue.depth <= QUEUE_FRAMES or self._sent_ns > self._catch_up_until_ns
+        if self.has_connected and is_over:
+            self._queue.capacity = QUEUE_FRAMES
 
     def _may_try_again(self, backoff: Backoff, error: SinkError) -> bool:
         """Whether to go on after a failure; waits for the back-off."""

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,39 @@ def test_the_end_waits_for_a_peer_that_is_slow(monkeypatch: pytest.MonkeyPatch) 
     write(sink, 10)
     sink.close()
     assert (peer.frames, sink.skipped) == (10, 0)
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_stream_begins_whole(monkeypatch: pytest.MonkeyPatch, patient: bool) -> None:
+    """What has come before a peer has answered is sent, unless that takes too long; then fewer frames may wait."""
+    monkeypatch.setattr(queued, "_CATCH_UP_S", 3600.0 if patient else 0.0)
+    may_answer, may_go_on = threading.Event(), threading.Semaphore(0)
+    sent: list[int] = []
+
+    class Late(Peer):
+        is_connected = False
+
+        def write(self, frame: Frame) -> None:
+            assert may_answer.wait(LIMIT_S)
+            self.is_connected = True
+            assert may_go_on.acquire(timeout=LIMIT_S)
+            sent.append(frame.index)
+
+    sink = queue_to(Late(1))
+    sink.open(make_frame().format, Media())
+    for number in range(40):
+        sink.write(replace(make_frame(number=number), index=number))
+    may_answer.set()
+    may_go_on.release(3)
+    while len(sent) < 3:
+        os.sched_yield()
+    for number in range(40, 44):
+        sink.write(replace(make_frame(number=number), index=number))
+    may_go_on.release(100)
+    sink.close()
+    assert (sent == list(range(44))) is patient
+    assert sink.skipped == (0 if patient else 44 - len(sent))
+    assert sink._queue.capacity == queued.QUEUE_FRAMES
 
 
 def test_a_stuck_peer_is_connected_anew_although_nothing_may_be_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

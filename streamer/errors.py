@@ -43,7 +43,10 @@ _USER_INFO = r"[^/?#\s]*@"
 _UNESCAPED = r"[^/?#@:\[\s]*:(?!\d*[/?#])\S*@"
 """A user and a password in which / ? or # should have been escaped; a port may be followed by any @."""
 _CREDENTIALS = re.compile(rf"(?P<scheme>[a-zA-Z][\w+.-]*://)(?:{_USER_INFO}|{_UNESCAPED})")
-_SECRETS = re.compile(r"(?P<key>[?&](?:passphrase|password|token|key)=)[^&\s]*", re.IGNORECASE)
+_SECRETS = re.compile(
+    r"(?P<key>[?&](?:passphrase|password|pass|pwd|token|key|auth|sig|signature|secret|streamid)=)[^&\s]*", re.IGNORECASE
+)
+"""SRT's streamid is what servers take a user and a password from."""
 _STREAM_KEY = re.compile(r"(?P<server>\brtmp[est]*://[^/\s]+/(?:[^/\s?]+/)+)[^/\s?]+", re.IGNORECASE)
 
 

@@ -240,6 +240,8 @@ def test_credentials_never_show() -> None:
     assert public_url("http://[::1]:8080/@me/a.m3u8") == "http://[::1]:8080/@me/a.m3u8"
     assert public_url("http://host/@me:x") == "http://host/@me:x"
     assert public_url("srt://host:9?passphrase=secret&mode=caller") == "srt://host:9?passphrase=***&mode=caller"
+    assert public_url("srt://host:9?streamid=publish:me:secret&mode=caller") == "srt://host:9?streamid=***&mode=caller"
+    assert public_url("https://host/a.m3u8?sig=secret&auth=secret#x") == "https://host/a.m3u8?sig=***&auth=***"
     assert public_url("rtmps://live.example/app/s3cret?a=b") == "rtmps://live.example/app/***?a=b"
     assert public_url("rtmp://live.example/app") == "rtmp://live.example/app"
     assert public_url("/plain/path@home.mp4") == "/plain/path@home.mp4"

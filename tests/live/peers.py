@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import http.server
 import importlib
 import os
 import signal
@@ -11,6 +13,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
@@ -158,3 +161,21 @@ def descriptors() -> int:
 
 def has_imageio() -> bool:
     return importlib.util.find_spec("imageio_ffmpeg") is not None
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """An HTTP server's address, behind which the files of a folder are."""
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join(LIMIT_S)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None: ...

@@ -4,6 +4,7 @@ Knows nothing of video: arrays in, arrays out. Importing it loads no inference l
 engine loads its own when it is opened.
 """
 
+from .adopt import VALUE_RANGES, PictureNetwork, adopt, macs_per_px, read_picture_network
 from .background import PlanBuild
 from .base import Array, Engine, EngineError, InferenceError, OutOfMemoryError, SlotBuffers, TensorSpec, Ticket
 from .chroma import ChromaFilter
@@ -13,7 +14,7 @@ from .onnxruntime_cuda import OnnxRuntimeCudaEngine
 from .onnxruntime_tensorrt import OnnxRuntimeTensorRTEngine
 from .opening import open_engine
 from .openvino import OpenVINOEngine
-from .pixels import check_contract, for_bits, scale_of
+from .pixels import check_contract, for_bits, input_names, scale_of
 from .plans import build_engine, plan_is_ready, ready_engine
 from .request import EngineRequest
 from .select import (
@@ -29,6 +30,7 @@ from .tensorrt import PlanCache, PlanEntry, TensorRTEngine, TensorRTRTXEngine, d
 
 __all__ = [
     "FOLLOWER_PREFIX",
+    "VALUE_RANGES",
     "Array",
     "ChromaFilter",
     "Engine",
@@ -43,6 +45,7 @@ __all__ = [
     "OnnxRuntimeTensorRTEngine",
     "OpenVINOEngine",
     "OutOfMemoryError",
+    "PictureNetwork",
     "PlanBuild",
     "PlanCache",
     "PlanEntry",
@@ -51,6 +54,7 @@ __all__ = [
     "TensorRTRTXEngine",
     "TensorSpec",
     "Ticket",
+    "adopt",
     "available_engines",
     "build_engine",
     "check_contract",
@@ -60,8 +64,11 @@ __all__ = [
     "engine_options",
     "explain",
     "for_bits",
+    "input_names",
+    "macs_per_px",
     "open_engine",
     "plan_is_ready",
+    "read_picture_network",
     "ready_engine",
     "scale_of",
 ]

@@ -33,20 +33,23 @@ def with_follower(model: Path | bytes, follower: bytes) -> bytes:
 
     Args:
         model: an ONNX file or its content, by the pixel contract for 8 bits, with its chroma if that is wanted.
-        follower: an ONNX file's content, of the same opset.
+        follower: an ONNX file's content, of the same opset or an earlier one.
 
     Raises:
         EngineError: as `load_model`; the two don't fit together.
     """
     onnx = onnx_library()
     proto, behind = load_model(model), load_model(follower)
+    wanted, given = ({op.version for op in each.opset_import} for each in (proto, behind))
+    if max(wanted) > max(given):
+        behind = onnx.version_converter.convert_version(behind, max(wanted))
     graph, added = proto.graph, behind.graph
     taken = {value.name for value in graph.input}
     made = {value.name for value in graph.output}
     missing = {value.name for value in added.input} & _GIVEN - taken - made
-    if missing or {op.version for op in proto.opset_import} != {op.version for op in behind.opset_import}:
+    if missing or max(wanted) < max(given):
         raise EngineError(
-            f"cannot put {added.name} behind {graph.name}: it asks for {sorted(missing) or 'another opset'}, "
+            f"cannot put {added.name} behind {graph.name}: it asks for {sorted(missing) or 'a later opset'}, "
             f"where that gives {sorted(made)}; build it for this network's scale and chroma"
         )
     state = set(carried([value.name for value in added.input], [value.name for value in added.output]).values())

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 OPSET = 17
+"""The lowest."""
 LUMA, STRENGTH, ENHANCED = "luma", "strength", "enhanced"
 CONDITIONS = ("level", "noise")
 PIXELS_IN, PIXELS_OUT = "pixels_in", "pixels_out"
@@ -46,6 +47,17 @@ def check_contract(model: Path | bytes) -> None:
         EngineError: it doesn't, or can't be read; the message names what is wrong.
     """
     _load_checked(model)
+
+
+def input_names(model: Path | bytes) -> tuple[str, ...]:
+    """Of any model; `luma` is among them only where the contract is meant.
+
+    Raises:
+        EngineError: as `load_model`.
+    """
+    graph = load_model(model).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    return tuple(value.name for value in graph.input if value.name not in weights)
 
 
 def for_bits(model: Path | bytes, bits: int) -> bytes:
@@ -121,8 +133,8 @@ def _problems(proto: ModelProto) -> Iterator[str]:
     """What breaks the contract, the most telling first."""
     graph = proto.graph
     opsets = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
-    if opsets != {"ai.onnx": OPSET}:
-        yield f"its operator sets are {opsets}, not ai.onnx {OPSET} alone"
+    if opsets.keys() != {"ai.onnx"} or opsets["ai.onnx"] < OPSET:
+        yield f"its operator sets are {opsets}, not ai.onnx {OPSET} or later alone"
     yield from _tensor_problems(graph)
     yield from _constant_problems(graph)
     yield from _chain_problems(graph)

@@ -1,12 +1,16 @@
-"""Model cards: what a shipped network is, measured, and allowed to be used for.
+"""Model cards: what a network is, measured, and allowed to be used for.
 
-A card is `<name>.toml` beside `<name>.onnx`. Reading cards needs only the standard library.
+A card is `<name>.toml` beside `<name>.onnx`: of the shipped networks in the zoo, of those that a user imported in a
+folder of the user's. Reading and writing cards needs only the standard library.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
+import sys
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -41,7 +45,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A shipped network: contract, cost, figures, origin."""
+    """A network: contract, cost, figures, origin."""
 
     name: str
     task: str
@@ -81,27 +85,53 @@ class ModelCard:
         return ending if ending in FLAVOURS else ""
 
 
-def list_cards() -> tuple[ModelCard, ...]:
-    """Cards of every shipped model, sorted by name.
+def list_cards(folder: Path = ZOO) -> tuple[ModelCard, ...]:
+    """Cards of every shipped model, or of those in another folder, sorted by name.
 
     Raises:
         CardError: a card is malformed.
     """
-    return tuple(read_card(path) for path in sorted(ZOO.glob("*.toml"), key=lambda path: path.stem))
+    return tuple(read_card(path) for path in _paths(folder))
+
+
+def imported_folder() -> Path:
+    """Where imported models lie: `streamer-enhancer/models` in the folder for a user's application data."""
+    named = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_DATA_HOME")
+    return (Path(named) if named else Path.home() / ".local" / "share") / "streamer-enhancer" / "models"
+
+
+def model_names(*folders: Path) -> tuple[str, ...]:
+    """Of the models in these folders; without any, of the shipped ones, then of the imported ones."""
+    return tuple(path.stem for folder in folders or (ZOO, imported_folder()) for path in _paths(folder))
 
 
 def load_card(name: str) -> ModelCard:
-    """The card of a shipped model.
+    """The card of a shipped or imported model.
 
     Raises:
         CardError: no such model (the message names those there are), or its card is malformed.
     """
-    path = ZOO / f"{name}.toml"
-    names = sorted(card.stem for card in ZOO.glob("*.toml"))
-    if name not in names:
-        available = ", ".join(names) or "none"
-        raise CardError(f"no model {name!r} in {ZOO}; available: {available}")
-    return read_card(path)
+    for folder in (ZOO, imported_folder()):
+        path = next((path for path in _paths(folder) if path.stem == name), None)
+        if path is not None:
+            return read_card(path)
+    raise CardError(f"no model {name!r}; available: {', '.join(model_names()) or 'none'}")
+
+
+def publish(card: ModelCard, content: bytes) -> None:
+    """Write model and card beside each other; each is complete or untouched.
+
+    Raises:
+        CardError: they don't fit together.
+        OSError: they can't be written.
+    """
+    card.path.parent.mkdir(parents=True, exist_ok=True)
+    card_path = card.path.with_suffix(".toml")
+    model_part = _write(card.path, content)
+    card_part = _write(card_path, _toml(card).encode())
+    model_part.replace(card.path)
+    card_part.replace(card_path)
+    verify(read_card(card_path))
 
 
 def verify(card: ModelCard) -> None:
@@ -146,6 +176,33 @@ def read_card(path: Path) -> ModelCard:
     card = ModelCard(**values | {"metrics": measured, "curve": curve, "path": path.with_suffix(".onnx")})
     _check_values(card, where)
     return card
+
+
+def _paths(folder: Path) -> list[Path]:
+    """Of the cards."""
+    return sorted(folder.glob("*.toml"), key=lambda path: path.stem)
+
+
+def _write(path: Path, content: bytes) -> Path:
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial.write_bytes(content)
+    return partial
+
+
+def _toml(card: ModelCard) -> str:
+    """The card as TOML; JSON strings are TOML basic strings."""
+    lines = []
+    for f in fields(card):
+        if f.name not in ("path", "metrics"):
+            value = getattr(card, f.name)
+            lines.append(f"{f.name} = {json.dumps(value, ensure_ascii=False)}")
+    for metric in card.metrics:
+        lines += ["", "[[metrics]]"]
+        for f in fields(metric):
+            lines.append(f"{f.name} = {json.dumps(getattr(metric, f.name), ensure_ascii=False)}")
+    if not card.metrics:
+        lines.insert(0, "metrics = []")
+    return "\n".join(lines) + "\n"
 
 
 def _checked(table: dict[str, Any], cls: type, where: str) -> dict[str, Any]:

@@ -6,18 +6,17 @@ import hashlib
 import importlib
 import itertools
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_models.cards import ZOO, Metric, ModelCard, read_card, verify
+from onnx_models.cards import ZOO, Metric, ModelCard, publish
 from onnx_models.checkpoint import LOG, Checkpoint, load_checkpoint
 from onnx_models.errors import TrainingError
 from onnx_models.evaluate import CLIPS, PHOTOS, Sampling, evaluate
@@ -137,22 +136,6 @@ def metrics_of(report: Report, names: Mapping[str, str]) -> tuple[Metric, ...]:
     return tuple(metrics)
 
 
-def _toml(card: ModelCard) -> str:
-    """The card as TOML; JSON strings are TOML basic strings."""
-    lines = []
-    for f in fields(card):
-        if f.name not in ("path", "metrics"):
-            value = getattr(card, f.name)
-            lines.append(f"{f.name} = {json.dumps(value, ensure_ascii=False)}")
-    for metric in card.metrics:
-        lines += ["", "[[metrics]]"]
-        for f in fields(metric):
-            lines.append(f"{f.name} = {json.dumps(getattr(metric, f.name), ensure_ascii=False)}")
-    if not card.metrics:
-        lines.insert(0, "metrics = []")
-    return "\n".join(lines) + "\n"
-
-
 def read_curve(log: Path) -> tuple[tuple[int, float], ...]:
     """(steps, gain in dB) of every validation that a training logged; of a resumed one, what it came to last."""
     if not log.exists():
@@ -186,23 +169,6 @@ def make_card(
         limits=text.limits,
         path=folder / f"{name}.onnx",
     )
-
-
-def _write(path: Path, content: bytes) -> Path:
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    partial.write_bytes(content)
-    return partial
-
-
-def publish(card: ModelCard, content: bytes) -> None:
-    """Write model and card beside each other; each is complete or untouched."""
-    card.path.parent.mkdir(parents=True, exist_ok=True)
-    card_path = card.path.with_suffix(".toml")
-    model_part = _write(card.path, content)
-    card_part = _write(card_path, _toml(card).encode())
-    model_part.replace(card.path)
-    card_part.replace(card_path)
-    verify(read_card(card_path))
 
 
 def export(checkpoint: Path, name: str, folder: Path = ZOO, metrics: Sequence[Metric] = ()) -> ModelCard:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from streamer.frame import VideoFormat as VideoFormat
     from streamer.image import ImageEnhancer as ImageEnhancer
     from streamer.image import enhance_image as enhance_image
+    from streamer.imported import Imported as Imported
+    from streamer.imported import import_model as import_model
     from streamer.job import Progress as Progress
     from streamer.job import Summary as Summary
     from streamer.job import choose_model as choose_model
@@ -43,6 +45,7 @@ _HOMES = {
     "EnhanceStage": "enhancer",
     "Frame": "frame",
     "ImageEnhancer": "image",
+    "Imported": "imported",
     "Pipeline": "pipeline",
     "Progress": "job",
     "SinkError": "errors",
@@ -55,6 +58,7 @@ _HOMES = {
     "choose_model": "job",
     "enhance": "job",
     "enhance_image": "image",
+    "import_model": "imported",
     "make_sink": "sinks",
     "make_source": "sources",
 }

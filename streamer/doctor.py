@@ -12,7 +12,7 @@ import av
 
 import engines
 import streamer
-from onnx_models.cards import CardError, list_cards, verify
+from onnx_models.cards import CardError, load_card, model_names, verify
 from streamer.sinks.codecs import CODECS
 
 _NVENC_SIZE = (256, 256)
@@ -69,12 +69,12 @@ def _packages() -> str:
 
 def _models() -> str:
     lines = []
-    for card in list_cards():
+    for name in model_names():
         try:
-            verify(card)
-            lines.append(f"{card.name}: ok")
+            verify(load_card(name))
+            lines.append(f"{name}: ok")
         except CardError as error:
-            lines.append(f"{card.name}: {error}")
+            lines.append(f"{name}: {error}")
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, Literal
 
 import engines
-from onnx_models.cards import ModelCard, list_cards
+from onnx_models.cards import ModelCard, imported_folder, list_cards, load_card, model_names
 from streamer.enhancer import EnhanceStage, check_level, check_strength
 from streamer.errors import SourceError, UsageError, public_url
 from streamer.frame import Frame
@@ -278,8 +278,8 @@ def choose_model(name: str, scale: int | None = None) -> ModelCard | None:
         if scale not in (None, 1):
             raise UsageError(f"--model none keeps the size: leave out --scale {scale}")
         return None
-    cards = list_cards()
     if name == "auto":
+        cards = list_cards()
         wanted = DEFAULT_SCALE if scale is None else scale
         fitting = [card for card in cards if card.scale == wanted]
         # Networks for clean sources amplify what a stream suffered, and vivid ones are for who asks for them.
@@ -288,11 +288,12 @@ def choose_model(name: str, scale: int | None = None) -> ModelCard | None:
             scales = ", ".join(str(value) for value in sorted({card.scale for card in cards}))
             raise UsageError(f"no model enlarges by {wanted}: --scale can be {scales}")
         return card
-    card = next((card for card in cards if card.name == name), None)
-    if card is None:
-        raise UsageError(
-            f"unknown model {name!r}: choose one of {', '.join(card.name for card in cards)}, auto or none"
-        )
+    if name not in model_names():
+        fix = f"choose one of {', '.join(model_names())}, auto or none"
+        if name.lower().endswith(".onnx"):
+            fix = f"import the file first: streamer models import {name}"
+        raise UsageError(f"unknown model {name!r}: {fix}")
+    card = load_card(name)
     if scale is not None and scale != card.scale:
         raise UsageError(f"model {name} enlarges by {card.scale}, not by {scale}: leave out --scale or --model")
     return card
@@ -327,7 +328,8 @@ def _switch(
     card: ModelCard, make: Callable[[ModelCard], EnhanceStage], stabiliser: StabiliseStage | None
 ) -> ModelSwitch:
     """A stage that begins with `card`; a key of the preview goes on to the others of its scale that take as much."""
-    others = [other for other in list_cards() if other.scale == card.scale and other != card]
+    cards = (*list_cards(), *list_cards(imported_folder()))
+    others = [other for other in cards if other.scale == card.scale and other != card]
     fitting = [other for other in others if other.conditioned or not card.conditioned]
     return ModelSwitch([card, *sorted(fitting, key=lambda other: other.macs_per_px)], make, stabiliser)
 

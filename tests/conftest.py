@@ -11,6 +11,15 @@ import pytest
 from tests.gpu.fixtures import simulated_gpu as simulated_gpu
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_models_but_the_shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whatever a developer has imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_DATA_HOME", "LOCALAPPDATA"):
+            patch.setenv(name, str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     before = set(threading.enumerate())

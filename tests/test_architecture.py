@@ -22,7 +22,7 @@ LEVELS = (
     {"sources", "sinks", "enhancer", "switch", "stabiliser", "device_stabiliser"},
     {"pipeline"},
     {"observer", "metrics"},
-    {"job", "image", "progress", "compare", "flicker", "vmaf", "doctor", "demo", "plans"},
+    {"job", "image", "progress", "compare", "flicker", "vmaf", "doctor", "demo", "plans", "imported"},
     {"config", "streams"},
     {"cli", "__main__"},
 )

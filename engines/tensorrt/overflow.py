@@ -28,7 +28,7 @@ LIMIT = float(np.finfo(np.float16).max) / 4
 """A quarter of the largest float16: other pictures may be worse, and sums are held in float16 on the way."""
 NEAR = float(np.finfo(np.float16).max) / 64
 """For a network that gave damaged pictures in spite of `LIMIT`."""
-_SIDE_PX = 240
+_SIDE_PX = 192
 """A multiple of every block size that a network may ask for."""
 _BLOCK_PX = 8
 _SEED = 0

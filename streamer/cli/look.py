@@ -11,7 +11,7 @@ import typer
 from streamer.cli.options import JsonOption, LogLevel, LogLevelOption
 from streamer.cli.running import guarded
 
-models_app = typer.Typer(help="Look at the shipped models.", no_args_is_help=True)
+models_app = typer.Typer(help="Look at the models, and import others.", no_args_is_help=True)
 engines_app = typer.Typer(help="Look at the engines that run models.", no_args_is_help=True)
 
 
@@ -46,12 +46,12 @@ def doctor(log_level: LogLevelOption = LogLevel.warning) -> None:
 
 @models_app.command("list")
 def models_list() -> None:
-    """One line per shipped model."""
+    """One line per model: the shipped ones, then those that were imported."""
 
     def run() -> None:
-        from onnx_models.cards import list_cards
+        from onnx_models.cards import load_card, model_names
 
-        for card in list_cards():
+        for card in map(load_card, model_names()):
             typer.echo(f"{card.name:24} {card.task} x{card.scale}  {card.macs_per_px} MAC/px  {card.params} parameters")
 
     guarded(run, LogLevel.warning)
@@ -94,14 +94,74 @@ def models_show(name: Annotated[str, typer.Argument(help="The model's name.")]) 
 
 @models_app.command("verify")
 def models_verify() -> None:
-    """Check every shipped model against its card."""
+    """Check every model against its card."""
 
     def run() -> None:
-        from onnx_models.cards import list_cards, verify
+        from onnx_models.cards import load_card, model_names, verify
 
-        for card in list_cards():
-            verify(card)
-            typer.echo(f"{card.name}: ok")
+        for name in model_names():
+            verify(load_card(name))
+            typer.echo(f"{name}: ok")
+
+    guarded(run, LogLevel.warning)
+
+
+@models_app.command("import")
+def models_import(
+    file: Annotated[
+        Path, typer.Argument(help="An ONNX file: a network that takes a gray or RGB picture and gives one.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Of the model; default: the file's.")] = None,
+    values: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="BLACK WHITE", help="What it calls so; default: 0 1, 0 255 or -1 1, whichever fits."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an imported model of that name.")] = False,
+    log_level: LogLevelOption = LogLevel.warning,
+) -> None:
+    """Make a network of others a model of yours, for --model. It is tried on pictures, which can take minutes."""
+
+    def run() -> None:
+        from streamer.imported import import_model
+
+        imported = import_model(file, name, values=values, force=force)
+        card = imported.card
+        sides = "" if card.multiple_of == 1 else f", sides padded to multiples of {card.multiple_of}"
+        typer.echo(
+            f"{card.name}: {card.task} x{card.scale}, {card.params} parameters, {card.macs_per_px} MAC/px, "
+            f"sees {card.halo_px} px around each{sides}"
+        )
+        for note in imported.notes:
+            typer.echo(f"  {note}")
+        typer.echo(f"use it as --model {card.name}")
+
+    guarded(run, log_level)
+
+
+@models_app.command("remove")
+def models_remove(name: Annotated[str, typer.Argument(help="Of an imported model.")]) -> None:
+    """Delete an imported model."""
+
+    def run() -> None:
+        from streamer.imported import remove_model
+
+        remove_model(name)
+        typer.echo(f"removed {name}")
+
+    guarded(run, LogLevel.warning)
+
+
+@models_app.command("export")
+def models_export(
+    name: Annotated[str, typer.Argument(help="The model's name.")],
+    folder: Annotated[Path, typer.Argument(help="Where to put its ONNX file and its card.")],
+) -> None:
+    """Copy a model's ONNX file and its card, for use elsewhere."""
+
+    def run() -> None:
+        from streamer.imported import export_model
+
+        typer.echo(export_model(name, folder))
 
     guarded(run, LogLevel.warning)
 

@@ -9,9 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from engines import EngineError, OnnxRuntimeEngine, PlanCache, for_bits
+from engines import EngineError, OnnxRuntimeEngine, PlanCache, adopt, for_bits, read_picture_network
 from engines.tensorrt import half_precision, overflowing, to_fp16
 from onnx_models.cards import list_cards
+from tests.foreign import Foreign
 from tests.pixel_models import Array, assert_close, expected, picture, tiny_proto
 
 if TYPE_CHECKING:
@@ -155,3 +156,12 @@ def test_the_answer_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     first = half_precision(overflowing_model(), cache)
     monkeypatch.setattr("engines.tensorrt.overflow._peaks", None)
     assert half_precision(overflowing_model(), cache) == first
+
+
+@pytest.mark.parametrize("foreign", [Foreign(), Foreign(half=True), Foreign(white=255.0, opset=20, block=64, scale=4)])
+def test_networks_of_others_convert(foreign: Foreign, tmp_path: Path) -> None:
+    model = adopt(read_picture_network(foreign.save(tmp_path / "net.onnx")), foreign.scale, (0.0, foreign.white))
+    luma = picture(6, 128, 64)
+    difference = np.abs(enhanced(half_precision(model), luma).astype(int) - enhanced(model, luma).astype(int))
+    assert difference.max() <= 1
+    assert np.array_equal(enhanced(half_precision(model), luma, 0.0), enhanced(model, luma, 0.0)), "strength 0 is exact"

@@ -20,8 +20,10 @@ from streamer import device_stabiliser, fitting, stabiliser
 from streamer.enhancer import EnhanceStage
 from streamer.fitting import Fitter
 from streamer.frame import Frame, VideoFormat
+from streamer.imported import import_model
 from streamer.stabiliser import CUTS, OFF, StabiliseStage
 from tests.clips import make_frame
+from tests.foreign import Foreign
 from tests.gpu import standin
 from tests.gpu.children import Gate
 from tests.stabilise.scenes import codes, noisy, textured
@@ -75,12 +77,13 @@ class Chain:
         self, card: ModelCard, engine: str = "tensorrt", mode: str = "adaptive", *, at_once: bool = False
     ) -> None:
         self.stabiliser = StabiliseStage(mode)
+        level, noise = (0.3, 0.1) if card.conditioned else (None, None)
         self.stage = EnhanceStage(
             card,
             engine=engine,
             precision="auto" if at_once else "f32",
-            level=0.3,
-            noise=0.1,
+            level=level,
+            noise=noise,
             at_once=at_once,
             keeps_source=True,
             stabiliser=self.stabiliser,
@@ -127,6 +130,17 @@ def on_the_cpu(card: ModelCard, frames: Sequence[Frame]) -> list[Frame]:
 
 
 # --- what comes out
+
+
+@pytest.mark.parametrize("opset", [11, 17, 20])
+def test_networks_of_others_are_stabilised_there_too(
+    opset: int, simulated_gpu: SimulatedGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    card = import_model(Foreign(opset=opset, block=2).save(tmp_path / "net.onnx")).card
+    chain, frames = Chain(card), scene()
+    check(chain.run(frames), on_the_cpu(card, frames))
+    assert len(chain.on_device) == len(frames) - 1
 
 
 @pytest.mark.parametrize("model", ["upscale-x2-nano", pytest.param("restore-x1-nano", marks=pytest.mark.slow)])

@@ -34,7 +34,8 @@ _RANK, _FIRST, _LAST = 4, 1, 3
 _LUMA_WEIGHTS = (0.2126, 0.7152, 0.0722)
 """Of red, green and blue, ITU-R BT.709; of a gray picture's equal channels any weights give the same."""
 _CUBIC = -0.5
-"""Catmull-Rom, as the shipped networks' interpolation."""
+"""Catmull-Rom, as the shipped networks' interpolation (Keys, "Cubic convolution interpolation for digital image
+processing", IEEE ASSP 1981)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +223,15 @@ def _dims(kind: TypeProto) -> tuple[int, ...] | None:
     return tuple(dim.dim_value for dim in tensor.shape.dim) if tensor.HasField("shape") else None
 
 
+def _kernel(scale: int) -> Any:
+    """[5, scale]: what each of the input samples -2 to 2 counts in each of the samples that one becomes."""
+    centres = (np.arange(scale) + 0.5) / scale - 0.5
+    apart = np.abs(np.arange(-2, 3)[:, None] - centres)
+    near = (_CUBIC + 2) * apart**3 - (_CUBIC + 3) * apart**2 + 1
+    far = _CUBIC * (apart**3 - 5 * apart**2 + 8 * apart - 4)
+    return np.where(apart <= 1, near, np.where(apart < 2, far, 0.0))
+
+
 def _names(values: list[Any]) -> str:
     return ", ".join(value.name for value in values) or "nothing"
 
@@ -283,9 +293,15 @@ class _Wrapping:
     def _interpolation(self) -> str:
         if self._scale == 1:
             return "codes"
-        scales = self._constant("scales", np.array([1, 1, self._scale, self._scale], np.float32))
-        how = {"mode": "cubic", "cubic_coeff_a": _CUBIC, "coordinate_transformation_mode": "half_pixel"}
-        return self._node("Resize", ["codes", "", scales], "interpolated", **how)
+        # As a convolution: a cubic Resize takes OpenVINO 28 ms more for 640x360 (2026.4, two Zen 4 cores).
+        reach = len(_kernel(self._scale)) // 2
+        pads = self._constant("pads", np.array([0, 0, reach, reach] * 2, np.int64))
+        padded = self._node("Pad", ["codes", pads], "padded", mode="edge")
+        rows = _kernel(self._scale).T
+        kernel = rows[:, None, :, None] * rows[None, :, None, :]
+        weight = self._constant("cubic", kernel.reshape(-1, 1, *kernel.shape[2:]).astype(np.float32))
+        phases = self._node("Conv", [padded, weight], "phases")
+        return self._node("DepthToSpace", [phases], "interpolated", blocksize=self._scale, mode="CRD")
 
     def _finish(self) -> None:
         graph, make, types = (

@@ -232,6 +232,11 @@ class EnhanceStage:
         if self._wake_unless_told():
             yield from self._collect()
 
+    def held(self, duration_ns: int) -> None:
+        """The frame given last had to wait so long for room; the governor doesn't blame the network for that."""
+        if self.ladder is not None:
+            self.ladder.held(duration_ns)
+
     def flush(self) -> Iterator[Frame]:
         while self._in_flight:
             yield from self._collect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -26,7 +27,9 @@ LATE_INTERVALS = 3
 _DEFAULT_RATE = Fraction(25)
 _PROBE_NS = 250_000_000
 _RATE_NS = 2_000_000_000
-"""Time constant of the stream's measured frame interval."""
+"""Time constant of the stream's measured frame interval, and of what is behind."""
+_WAITS = 64
+"""So many are remembered; a frame is older than that only where the network holds it."""
 
 
 def interval_ns(format: VideoFormat, fps: Fraction | None = None) -> int:
@@ -67,6 +70,38 @@ class Rung:
         return Level(name if self.every == 1 else f"{name} on every 2nd frame", macs / self.every)
 
 
+class _Behind:
+    """How far what is behind the stage, such as an encoder, holds it up. All times in nanoseconds of one clock."""
+
+    def __init__(self) -> None:
+        self._frame = Mean(_RATE_NS)
+        self._waits: deque[tuple[int, int]] = deque(maxlen=_WAITS)  # when each began and ended
+        self._held_ns = self._since = 0
+
+    @property
+    def frame_ns(self) -> float:
+        """What it takes for a frame, as far as that shows; 0 as long as it was never too slow."""
+        return self._frame.value or 0.0
+
+    def held(self, now_ns: int, duration_ns: int) -> None:
+        """A frame had to wait so long, until now."""
+        if self._waits and self._since == 1:  # it did nothing else between this wait and the one before
+            self._frame.add(now_ns - self._waits[-1][1], now_ns)
+        self._waits.append((now_ns - duration_ns, now_ns))
+        self._held_ns += duration_ns
+        self._since = 0
+
+    def left(self) -> int:
+        """Another frame leaves; how long it was held up since the one before."""
+        self._since += 1
+        held_ns, self._held_ns = self._held_ns, 0
+        return held_ns
+
+    def held_since(self, since_ns: int) -> int:
+        """For how long altogether."""
+        return sum(end - max(begin, since_ns) for begin, end in self._waits if end > since_ns)
+
+
 class Ladder:
     """The networks of one stage, from the chosen one down, and what happens to each frame.
 
@@ -103,6 +138,7 @@ class Ladder:
         self._ready: deque[Network] = deque()  # from the preparing thread to the stage's; no more than there are
         self._last: Frame | None = None
         self._interval = Mean(_RATE_NS)
+        self._behind = _Behind()
         self._lost = self._number = self._probed_ns = 0
 
     @property
@@ -163,15 +199,23 @@ class Ladder:
         if self.governor is not None:
             self.governor.inference(self._clock(), service_ns, network.card.macs_per_px)
 
+    def held(self, duration_ns: int) -> None:
+        """The frame that left last had to wait so long for what is behind."""
+        self._behind.held(self._clock(), duration_ns)
+
     def left(self, frame: Frame) -> None:
         """One frame leaves; from here on everything may be different."""
+        lost, self._lost = self._lost, 0
+        held_ns = self._behind.left()
         if self.governor is None:
-            self._lost = 0
             return
         now_ns = self._clock()
-        late = now_ns - frame.captured_ns >= LATE_INTERVALS * self._budget_ns
-        self.governor.frame(now_ns, self._lost, late=late)
-        self._lost = 0
+        age_ns = now_ns - frame.captured_ns
+        if self._behind.frame_ns - self.governor.expected_ns(self.level) > self._budget_ns:
+            # Less work here wouldn't help: even with all of its time, what is behind would be too slow.
+            age_ns -= self._behind.held_since(frame.captured_ns)
+            lost = max(0, lost - math.ceil(held_ns / self._budget_ns))
+        self.governor.frame(now_ns, lost, late=age_ns >= LATE_INTERVALS * self._budget_ns)
         change = self.governor.decide(now_ns)
         if change is None:
             return

@@ -33,7 +33,7 @@ class Observer:
         latency_ms     p50, p95: from capture to delivery, since the last event
         dropped        lost so far: arrival (before decoded pictures were taken), capture (no room before the
                        enhancement), and "sink NAME" for what each live output skipped
-        lagged         frames so far that left the enhancement three frame intervals or more after their capture
+        lagged         frames so far that came to the outputs three frame intervals or more after their capture
         events         everything else that is counted: reconnects, stand-in frames, governor steps ...
         queues         frames that wait now: received but not yet read, by channel, and before each live output
         av_offset_ms   by output with sound: how much the sound is ahead of its picture, compared with the source

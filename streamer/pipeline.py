@@ -18,6 +18,7 @@ from types import TracebackType
 
 from streamer.channel import Cancelled, Channel, Ended, Overflow, Woken
 from streamer.frame import Frame
+from streamer.governor import Mean
 from streamer.ladder import LATE_INTERVALS, interval_ns
 from streamer.stage import Counting, Interruptible, Prompt, Queueing, Reporting, Sink, Sounding, Source, Stage, Waiting
 from streamer.stats import AvSync, Reading, StageStats, Stats
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 CHANNEL_FRAMES = 2
 """Capacity of every channel. With one frame inside each thread, a pipeline with one stage holds at most
 2 x 2 + 3 frames plus those in flight in the engine."""
+_PACE_NS, _SLOW_SHARE = 2_000_000_000, 1.2
+"""Over so long the outputs' time per frame is averaged, and by so much it must exceed the interval to be blamed."""
 
 
 class Pipeline:
@@ -232,7 +235,7 @@ class Pipeline:
                     break
                 except Woken:
                     if prompt is not None:
-                        spent_ns += self._hand_on(prompt.ready(), out, stats)
+                        spent_ns += self._hand_on(prompt.ready(), out, stats, prompt)
                     continue
                 if not opened:
                     if prompt is not None:
@@ -240,7 +243,7 @@ class Pipeline:
                     stage.open(frame.format)
                     opened = True
                 stats.frames_in += 1
-                stats.service.add(spent_ns + self._hand_on(stage.process(frame), out, stats))
+                stats.service.add(spent_ns + self._hand_on(stage.process(frame), out, stats, prompt))
                 spent_ns = 0
             if opened:
                 stats.service.add(spent_ns + self._hand_on(stage.flush(), out, stats))
@@ -251,20 +254,26 @@ class Pipeline:
                 for event, number in stage.counts.items():
                     self.stats.count(event, number)
 
-    def _hand_on(self, frames: Iterable[Frame], out: Channel[Frame], stats: StageStats) -> int:
+    def _hand_on(
+        self, frames: Iterable[Frame], out: Channel[Frame], stats: StageStats, prompt: Prompt | None = None
+    ) -> int:
         """Puts all frames; gives the nanoseconds that making them took."""
         service_ns = 0
         started = time.monotonic_ns()
         for frame in frames:
             service_ns += time.monotonic_ns() - started
             stats.frames_out += 1
+            waited_ns = out.wait_put_ns
             out.put(frame)
+            if prompt is not None and out.wait_put_ns > waited_ns:
+                prompt.held(out.wait_put_ns - waited_ns)
             started = time.monotonic_ns()
         return service_ns + time.monotonic_ns() - started
 
     def _deliver(self) -> None:
         stats, into = self.stats.stages["deliver"], self._channels[-1]
         late_ns = 0
+        pace = _Pace()
         opened = False
         try:
             while True:
@@ -278,13 +287,15 @@ class Pipeline:
                     for sink in self._sinks:
                         sink.open(frame.format, self._source.media)
                     if self._source.live:
-                        late_ns = LATE_INTERVALS * interval_ns(frame.format, self._fps)
+                        pace.interval_ns = interval_ns(frame.format, self._fps)
+                        late_ns = LATE_INTERVALS * pace.interval_ns
                     opened = True
                 stats.frames_in += 1
                 for sink in self._sinks:
                     sink.write(frame)
                 done = time.monotonic_ns()
                 stats.service.add(done - started)
+                pace.add(done - started, self.stats.dropped)
                 stats.frames_out += 1
                 self.stats.latency.add(done - frame.captured_ns)
                 if self._on_frame is not None:
@@ -308,6 +319,32 @@ class Pipeline:
                     self.stats.skipped += number
                 elif number:
                     self.stats.count(event, number)
+
+
+class _Pace:
+    """Says once if the outputs of a live stream are what makes it lose frames. All times in nanoseconds."""
+
+    def __init__(self) -> None:
+        self.interval_ns = 0
+        """From frame to frame; 0: it isn't live."""
+        self._mean = Mean(_PACE_NS)
+        self._dropped = 0
+
+    def add(self, service_ns: int, dropped: int) -> None:
+        """A frame was delivered in this time; so many were dropped at capture so far."""
+        more, self._dropped = dropped - self._dropped, dropped
+        if not self.interval_ns:
+            return
+        self._mean.add(service_ns, time.monotonic_ns())
+        taken_ns = self._mean.value or 0.0
+        if more and taken_ns > _SLOW_SHARE * self.interval_ns:
+            log.warning(
+                "frames are lost because the outputs take %.0f ms for each, and one comes every %.0f ms: "
+                "choose a faster --preset, another --codec, or a smaller picture",
+                taken_ns / 1e6,
+                self.interval_ns / 1e6,
+            )
+            self.interval_ns = 0
 
 
 def _inherit(dropped: Frame, following: Frame) -> Frame:

@@ -103,6 +103,9 @@ class Prompt(Protocol):
     def ready(self) -> Iterable[Frame]:
         """Gives the frames that are done; called on the stage's thread while no frame is waiting to come in."""
 
+    def held(self, duration_ns: int) -> None:
+        """The frame given last had to wait so long for room: what is behind this stage is slower. On its thread."""
+
 
 @runtime_checkable
 class Interruptible(Protocol):

@@ -124,7 +124,7 @@ class Reading:
     dropped: Mapping[str, int]
     """Frames by where they were lost: "arrival", "capture", and "sink NAME" for each live output."""
     lagged: int
-    """Frames that came late out of the stages."""
+    """Frames that came late to the outputs."""
     events: Mapping[str, int]
     """What the source and stages count by name, such as "reconnects"."""
     queues: Mapping[str, int]
@@ -138,10 +138,11 @@ class Reading:
 class Stats:
     """All figures of one pipeline run; written by its threads, readable by any.
 
-    `dropped`: at capture, because the head channel was full. `lagged`: on live streams, frames that left the stages
-    three frame intervals or more after their capture (compute missed its slot). `skipped`: frames that a live output
-    didn't take in time (a sink missed its slot). `latency` runs from capture to the last sink's return. `events` are
-    named counts of everything unusual: corrupt packets, repaired timestamps, conversions.
+    `dropped`: at capture, because the head channel was full. `lagged`: on live streams, frames that came to the outputs
+    three frame intervals or more after their capture (the stages, or the outputs before, missed their slot).
+    `skipped`: frames that a live output didn't take in time (a sink missed its slot). `latency` runs from capture to
+    the last sink's return. `events` are named counts of everything unusual: corrupt packets, repaired timestamps,
+    conversions.
     """
 
     def __init__(self, stages: list[str]) -> None:

@@ -126,6 +126,9 @@ class ModelSwitch:
     def ready(self) -> Iterator[Frame]:
         return self._stage.ready()
 
+    def held(self, duration_ns: int) -> None:
+        self._stage.held(duration_ns)
+
     def open(self, format: VideoFormat) -> VideoFormat:
         self._format = format
         return self._stage.open(format)

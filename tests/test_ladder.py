@@ -192,6 +192,34 @@ def test_the_governor_hears_of_lost_and_late_frames() -> None:
     assert heard == [(0, False), (0, True), (2, False), (0, False)]
 
 
+@pytest.mark.parametrize(("work", "is_blamed"), [(0.1, False), (1.5, True)])
+def test_what_a_slow_output_causes_is_not_the_networks_fault(work: float, is_blamed: bool) -> None:
+    """Every frame waits for the output, which takes two intervals; without the network's work it would take less."""
+    stage = begun(governed(model="upscale-x2-nano"), {})
+    ladder = stage.ladder
+    assert ladder is not None
+    assert ladder.governor is not None
+    heard: list[tuple[int, bool]] = []
+
+    def frame(now_ns: int, missed: int = 0, *, late: bool = False) -> None:
+        heard.append((missed, late))
+
+    ladder.governor.frame = frame  # type: ignore[method-assign]
+    budget_ns = interval_ns(numbered(0).format)
+    ladder.governor.expected_ns = lambda level: work * budget_ns  # type: ignore[method-assign]
+    now_ns = 0
+    ladder._clock = lambda: now_ns
+    for number in range(20):
+        captured = replace(numbered(2 * number), captured_ns=now_ns - 4 * budget_ns)
+        ladder.choose(captured)
+        now_ns += budget_ns // 10
+        ladder.left(captured)
+        now_ns += 19 * budget_ns // 10
+        stage.held(19 * budget_ns // 10)
+    stage.close()
+    assert heard[10:] == [(1, True) if is_blamed else (0, False)] * 10
+
+
 def test_a_new_scene_is_a_new_scene_on_frames_without_a_network() -> None:
     stage = EnhanceStage(load_card("upscale-x2-nano"), noise=0.0, governed=True)
     begun(stage, {1: 2, 3: 0})

@@ -7,17 +7,19 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import ClassVar
 
 import pytest
 
 import engines
 from onnx_models.cards import load_card
-from streamer.channel import Cancelled
+from streamer.channel import Cancelled, Channel
 from streamer.enhancer import EnhanceStage
 from streamer.errors import SinkError, SourceError
 from streamer.frame import Frame, VideoFormat
-from streamer.pipeline import CHANNEL_FRAMES, Pipeline
+from streamer.pipeline import CHANNEL_FRAMES, Pipeline, _Pace
 from streamer.stage import Media
+from streamer.stats import StageStats
 from tests import faulty
 from tests.clips import make_frame
 
@@ -212,6 +214,47 @@ def test_a_live_source_drops_at_the_head_only_and_loses_no_packet_or_discontinui
     assert pipeline.stats.dropped == 60 - len(indices) > 0
     assert [packet for frame in sink.frames for packet in frame.packets] == list(range(60))
     assert sink.frames[-1].discontinuity or sink.frames[-2].discontinuity, "frame 50's, which was dropped"
+
+
+def test_a_stage_hears_that_what_is_behind_is_slow() -> None:
+    """Of every frame that had to wait for room."""
+
+    class Slow(Channel[Frame]):
+        def put(self, item: Frame, timeout_s: float | None = None) -> None:
+            self.wait_put_ns += 10 * item.index
+
+    class Told:
+        wake: Callable[[], None] | None = None
+        waits_ns: ClassVar[list[int]] = []
+
+        def ready(self) -> Iterable[Frame]:
+            return ()
+
+        def held(self, duration_ns: int) -> None:
+            self.waits_ns.append(duration_ns)
+
+    pipeline = Pipeline(Numbers(0), [], [Collector()])
+    frames = [replace(make_frame(), index=index) for index in (0, 2, 0, 3)]
+    pipeline._hand_on(frames, Slow("slow", 1), StageStats("told"), Told())
+    assert Told.waits_ns == [20, 30]
+
+
+def test_outputs_that_are_too_slow_for_a_live_stream_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    pace = _Pace()
+    for dropped in range(5):  # a file: nothing is lost that matters
+        pace.add(80_000_000, dropped)
+    pace.interval_ns = 40_000_000
+    for dropped in (4, 4, 4):
+        pace.add(80_000_000, dropped)
+    assert not caplog.records
+    for dropped in (5, 6, 7):
+        pace.add(80_000_000, dropped)
+    (record,) = caplog.records
+    assert "take 80 ms for each, and one comes every 40 ms" in record.getMessage()
+    quick = _Pace()
+    quick.interval_ns = 40_000_000
+    quick.add(44_000_000, 3)  # what was lost was lost before
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("where", ["open", "process", "flush", "close"])

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -319,6 +320,11 @@ def _sinks(
         make_sink(name, settings, force=force, live=live, is_only=len(names) == 1, segment_s=segment_s)
         for name in names
     ]
+    seen: Counter[str] = Counter()
+    for sink in sinks:  # keys and passwords are left out of names, which may make them alike
+        seen[sink.name] += 1
+        if seen[sink.name] > 1:
+            sink.name += f" #{seen[sink.name]}"
     if segment_s is not None and not any(isinstance(sink, SegmentedSink) for sink in sinks):
         raise UsageError("--segment is for recordings in numbered files: name the output as in rec-%03d.mkv")
     return sinks

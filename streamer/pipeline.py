@@ -20,7 +20,19 @@ from streamer.channel import Cancelled, Channel, Ended, Overflow, Woken
 from streamer.frame import Frame
 from streamer.governor import Mean
 from streamer.ladder import LATE_INTERVALS, interval_ns
-from streamer.stage import Counting, Interruptible, Prompt, Queueing, Reporting, Sink, Sounding, Source, Stage, Waiting
+from streamer.stage import (
+    DROPPED_ON_ARRIVAL,
+    Counting,
+    Interruptible,
+    Prompt,
+    Queueing,
+    Reporting,
+    Sink,
+    Sounding,
+    Source,
+    Stage,
+    Waiting,
+)
 from streamer.stats import AvSync, Reading, StageStats, Stats
 
 log = logging.getLogger(__name__)
@@ -69,7 +81,9 @@ class Pipeline:
         self._lock = threading.Lock()
         self._delivered = threading.Event()
         self._ended = threading.Condition(self._lock)
-        self._running = 0
+        self._is_started = False
+        self._done: set[str] = set()
+        """Names of the threads that have ended."""
         self._threads = [
             threading.Thread(target=self._guard, args=work, name=name, daemon=True)
             for name, work in self._work().items()
@@ -83,7 +97,7 @@ class Pipeline:
     def reading(self) -> Reading:
         """How it stands now. Any thread, at any time."""
         counts = dict(self._source.counts)
-        dropped = {"arrival": counts.pop("pictures dropped on arrival", 0), "capture": self.stats.dropped}
+        dropped = {"arrival": counts.pop(DROPPED_ON_ARRIVAL, 0), "capture": self.stats.dropped}
         for sink in self._sinks:
             if "skipped" in sink.counts:
                 dropped[f"sink {sink.name}"] = sink.counts["skipped"]
@@ -113,11 +127,16 @@ class Pipeline:
         return {name: sync.behind(before) for name, sync in found.items() if sync is not None}
 
     def start(self) -> Pipeline:
-        """Starts all threads and returns at once; errors surface in `wait`."""
-        for thread in reversed(self._threads):  # capture last: it waits for deliver in the end
-            with self._lock:
-                self._running += 1
-            thread.start()
+        """Starts all threads and returns at once; errors surface in `wait`. RuntimeError if it was started before."""
+        if self._is_started:
+            raise RuntimeError("a pipeline runs once: make another one")
+        self._is_started = True
+        try:
+            for thread in reversed(self._threads):  # capture last: it waits for deliver in the end
+                thread.start()
+        except BaseException:  # an interrupt, or no memory: without all its threads it would never end
+            self.cancel()
+            raise
         return self
 
     def stop(self) -> None:
@@ -153,22 +172,34 @@ class Pipeline:
         """Waits until every started thread has ended, however it ended; whether they have."""
         # Not Thread.join alone: in CPython 3.11 a KeyboardInterrupt there makes a running thread count as ended.
         with self._ended:
-            if not self._ended.wait_for(lambda: self._running == 0, timeout_s):
+            if not self._ended.wait_for(lambda: self._done >= self._started, timeout_s):
                 return False
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
         return True
 
+    @property
+    def _started(self) -> set[str]:
+        return {thread.name for thread in self._threads if thread.ident is not None}
+
     def __enter__(self) -> Pipeline:
-        return self.start()
+        is_running = self._is_started and not self.join(0)
+        return self if is_running else self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self.wait()
-            return
+            try:
+                self.wait()
+            except BaseException:  # an interrupt, perhaps; after a failure this is harmless
+                self._end()
+                raise
+        else:
+            self._end()
+
+    def _end(self) -> None:
         self.cancel()
         self.join()
 
@@ -189,7 +220,7 @@ class Pipeline:
             self.cancel()
         finally:
             with self._ended:
-                self._running -= 1
+                self._done.add(threading.current_thread().name)
                 self._ended.notify_all()
 
     def _fail(self, error: BaseException) -> None:
@@ -212,6 +243,7 @@ class Pipeline:
                 stats.frames_out += 1
                 out.put(frame)
                 self.stats.dropped = out.dropped
+                self.stats.dropped_on_arrival = self._source.counts.get(DROPPED_ON_ARRIVAL, 0)
         except Cancelled:
             raise
         except Exception as error:
@@ -312,7 +344,10 @@ class Pipeline:
 
     def _count_events(self) -> None:
         for event, number in self._source.counts.items():
-            self.stats.count(event, number)
+            if event == DROPPED_ON_ARRIVAL:
+                self.stats.dropped_on_arrival = number
+            else:
+                self.stats.count(event, number)
         for sink in self._sinks:
             for event, number in sink.counts.items():
                 if event == "skipped":

@@ -14,6 +14,9 @@ from typing import Any, Protocol, runtime_checkable
 from streamer.frame import Frame, VideoFormat
 from streamer.stats import AvSync
 
+DROPPED_ON_ARRIVAL = "pictures dropped on arrival"
+"""What a live source counts that had no room for them."""
+
 
 @dataclass(frozen=True)
 class Media:

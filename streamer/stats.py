@@ -138,21 +138,27 @@ class Reading:
 class Stats:
     """All figures of one pipeline run; written by its threads, readable by any.
 
-    `dropped`: at capture, because the head channel was full. `lagged`: on live streams, frames that came to the outputs
-    three frame intervals or more after their capture (the stages, or the outputs before, missed their slot).
-    `skipped`: frames that a live output didn't take in time (a sink missed its slot). `latency` runs from capture to
-    the last sink's return. `events` are named counts of everything unusual: corrupt packets, repaired timestamps,
-    conversions.
+    `dropped`: at capture, because the head channel was full. `dropped_on_arrival`: before that, of a live input's
+    pictures that came faster than they were taken. `lagged`: on live streams, frames that came to the outputs three
+    frame intervals or more after their capture (the stages, or the outputs before, missed their slot). `skipped`:
+    frames that a live output didn't take in time (a sink missed its slot). `latency` runs from capture to the last
+    sink's return. `events` are named counts of everything unusual: corrupt packets, repaired timestamps, conversions.
     """
 
     def __init__(self, stages: list[str]) -> None:
         self.stages = {name: StageStats(name) for name in stages}
         self.latency = Distribution()
         self.dropped = 0
+        self.dropped_on_arrival = 0
         self.lagged = 0
         self.skipped = 0
         self.events: dict[str, int] = {}
         self._lock = threading.Lock()
+
+    @property
+    def lost(self) -> int:
+        """Frames that came and were not enhanced, wherever they were dropped."""
+        return self.dropped + self.dropped_on_arrival
 
     def count(self, event: str, number: int = 1) -> None:
         """Adds to the named count of `event`; any thread."""
@@ -164,6 +170,7 @@ class Stats:
         return {
             "stages": {name: stage.summary() for name, stage in self.stages.items()},
             "dropped": self.dropped,
+            "dropped_on_arrival": self.dropped_on_arrival,
             "lagged": self.lagged,
             "skipped": self.skipped,
             "latency_ms": {f"p{p}": round(self.latency.percentile_ms(p), 1) for p in (50, 95, 99)},

@@ -196,7 +196,7 @@ def progress_line(progress: Progress, stats: Stats) -> str:
     total = f" of {progress.total}" if progress.total else ""
     return (
         f"frame {progress.frames}{total}, {progress.fps:.1f} frames/s, {progress.speed:.2f}x real time, "
-        f"{stats.dropped} dropped, latency {stats.latency.percentile_ms(95):.0f} ms (p95)"
+        f"{stats.lost} dropped, latency {stats.latency.percentile_ms(95):.0f} ms (p95)"
     )
 
 

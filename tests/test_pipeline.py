@@ -17,8 +17,10 @@ from streamer.channel import Cancelled, Channel
 from streamer.enhancer import EnhanceStage
 from streamer.errors import SinkError, SourceError
 from streamer.frame import Frame, VideoFormat
+from streamer.job import _sinks
 from streamer.pipeline import CHANNEL_FRAMES, Pipeline, _Pace
-from streamer.stage import Media
+from streamer.sinks.codecs import EncoderSettings
+from streamer.stage import DROPPED_ON_ARRIVAL, Media
 from streamer.stats import StageStats
 from tests import faulty
 from tests.clips import make_frame
@@ -214,6 +216,74 @@ def test_a_live_source_drops_at_the_head_only_and_loses_no_packet_or_discontinui
     assert pipeline.stats.dropped == 60 - len(indices) > 0
     assert [packet for frame in sink.frames for packet in frame.packets] == list(range(60))
     assert sink.frames[-1].discontinuity or sink.frames[-2].discontinuity, "frame 50's, which was dropped"
+
+
+def test_an_interrupt_at_the_end_of_the_block_ends_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, sink = Numbers(60, block_at=5), Collector()
+    pipeline, waits = Pipeline(source, [Delay()], [sink]), [0]
+    join = pipeline.join
+
+    def interrupted(timeout_s: float | None = None) -> bool:
+        waits[0] += 1
+        if waits[0] == 1:
+            assert source.blocked.wait(LIMIT_S)
+            raise KeyboardInterrupt
+        return join(timeout_s)
+
+    monkeypatch.setattr(pipeline, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt), pipeline:
+        pass
+    assert join(0)
+    assert sink.ended == ["abort"]
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_an_interrupt_while_it_starts_ends_what_was_started(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = threading.Thread.start, [0]
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        started[0] += 1
+        if started[0] > at:
+            raise KeyboardInterrupt
+
+    pipeline = Pipeline(Numbers(60), [Delay()], [Collector()])
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.start()
+    assert pipeline.join(LIMIT_S)
+    pipeline.wait()
+
+
+def test_a_pipeline_runs_once() -> None:
+    pipeline = Pipeline(Numbers(3), [], [Collector()])
+    with pytest.raises(RuntimeError, match="runs once"), pipeline:
+        pipeline.start()
+    with pytest.raises(RuntimeError, match="runs once"), pipeline:
+        pass
+    source = Numbers(60, block_at=5)
+    with Pipeline(source, [], [Collector()]).start() as running:
+        assert source.blocked.wait(LIMIT_S)
+        running.stop()
+
+
+def test_what_was_dropped_on_arrival_is_lost_like_the_rest() -> None:
+    class Bursts(Numbers):
+        counts = property(lambda self: {"oddities": 2, DROPPED_ON_ARRIVAL: 3 * self.read_frames})
+
+    with Pipeline(Bursts(5), [], [Collector()]) as pipeline:
+        pipeline.stats.dropped = 2
+    assert pipeline.stats.lost == 15 + pipeline.stats.dropped
+    assert pipeline.stats.events == {"oddities": 2}
+    assert pipeline.reading().dropped["arrival"] == pipeline.stats.summary()["dropped_on_arrival"] == 15
+
+
+def test_outputs_with_the_same_public_name_are_told_apart() -> None:
+    sinks = _sinks(
+        [f"rtmp://localhost/live/{key}" for key in "abc"], EncoderSettings(), force=False, live=True, segment_s=None
+    )
+    assert [sink.name for sink in sinks] == [f"rtmp://localhost/live/***{end}" for end in ("", " #2", " #3")]
 
 
 def test_a_stage_hears_that_what_is_behind_is_slow() -> None:

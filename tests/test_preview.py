@@ -202,7 +202,7 @@ def test_a_job_with_a_preview_ends_with_its_input(pygame: Any) -> None:
         on_progress=lambda p: progress.append(p.frames),
     )
     assert summary.frames == len(progress) > 0
-    assert set(summary.skipped) == {"preview:"}
+    assert summary.skipped == {}, "what a window has no time for is no loss"
     assert not pygame.display.get_init()
 
 

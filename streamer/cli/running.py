@@ -63,9 +63,8 @@ def report(summary: Summary, as_json: bool, to_stderr: bool) -> None:
     if summary.live:
         from streamer.observer import offset_note
 
-        lost = (
-            f"{summary.stats['dropped']} frames dropped, {summary.stand_ins} stood in, {summary.reconnects} reconnects"
-        )
+        dropped = summary.stats["dropped"] + summary.stats["dropped_on_arrival"]
+        lost = f"{dropped} frames dropped, {summary.stand_ins} stood in, {summary.reconnects} reconnects"
         lost += f", {summary.stats['lagged']} late"
         skipped = "".join(f", {number} skipped by {name}" for name, number in summary.skipped.items() if number)
         typer.echo(f"live: {lost}{skipped}{offset_note(summary.av_offset_ms)}", err=to_stderr)

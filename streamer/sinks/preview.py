@@ -31,7 +31,7 @@ class Controls(Protocol):
 class PreviewSink:
     """Keeps the newest frame for a window, which another thread runs with `show`; never waits for it.
 
-    Frames that the window had no time for are counted as skipped. Raises SinkError where the library is missing.
+    Frames that the window had no time for are counted. Raises SinkError where the library is missing.
     """
 
     name = "preview:"
@@ -48,7 +48,7 @@ class PreviewSink:
 
     @property
     def counts(self) -> dict[str, int]:
-        return {"skipped": self._skipped}
+        return {"frames not shown": self._skipped}
 
     def open(self, format: VideoFormat, media: Media) -> None:
         if format.color.transfer in (PQ, HLG):

@@ -195,7 +195,7 @@ class Window:
     @property
     def status(self) -> str:
         """The line on the picture."""
-        dropped = self._stats.dropped
+        dropped = self._stats.lost
         parts = [f"{self._fps():.1f} frames/s", f"{self._latency_ms:.0f} ms", f"{dropped} dropped"]
         if self._controls is not None:
             controls = self._controls

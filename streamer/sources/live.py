@@ -17,7 +17,7 @@ from streamer.pool import PlanePool
 from streamer.sources.inputs import input_for
 from streamer.sources.receiver import MAX_SOUNDS, Arrival, Receiver
 from streamer.sources.standin import dimmed, prepare
-from streamer.stage import Media
+from streamer.stage import DROPPED_ON_ARRIVAL, Media
 from streamer.stats import AvSync
 from streamer.sync import SyncMeter
 from streamer.timeline import TIME_BASE, LiveTimeline
@@ -110,7 +110,7 @@ class LiveSource:
             "reconnects": self._receiver.reconnects,
             "stand-in frames": self._stand_ins,
             "corrupt packets": self._receiver.corrupt,
-            "pictures dropped on arrival": self._inbox.dropped,
+            DROPPED_ON_ARRIVAL: self._inbox.dropped,
             "late pictures": self._timeline.late,
             "format changes": self._receiver.format_changes,
             "jumps in time": self._timeline.jumps,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 HEIGHT, WIDTH = 18, 26
 SHAPES = {"luma": (1, 1, HEIGHT, WIDTH)}
 ALIGNMENT, SCALAR_BYTES = 256, 4
-OUT_OF_MEMORY, ILLEGAL_ADDRESS = 2, 700
+INVALID_VALUE, OUT_OF_MEMORY, ILLEGAL_ADDRESS = 1, 2, 700
 FRAMES = 5
 
 
@@ -262,6 +262,25 @@ def test_memory_that_runs_out_anywhere_else_is_recognised(
 ) -> None:
     simulated_gpu.fail("cuDevicePrimaryCtxRetain", OUT_OF_MEMORY)
     with pytest.raises(OutOfMemoryError, match="cannot open the given model: cuDevicePrimaryCtxRetain failed"):
+        TensorRTEngine(tiny_model(), SHAPES).open()
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize(
+    ("call", "after"), [("cuMemAlloc", 1), ("cuMemcpyHtoDAsync", 0), ("cuStreamWaitEvent", 0), ("cuEventRecord", 3)]
+)
+def test_an_opening_that_fails_half_way_keeps_nothing(
+    simulated_gpu: SimulatedGpu, call: str, after: int, graphs: bool
+) -> None:
+    """Streams, buffers and execution contexts are in the error's frames."""
+    simulated_gpu.fail(call, INVALID_VALUE, after=after)
+    with pytest.raises(EngineError, match=f"cannot open the given model: {call} failed"):
+        TensorRTEngine(tiny_model(), SHAPES, graphs=graphs).open()
+
+
+def test_a_graph_that_cannot_be_launched_keeps_nothing(simulated_gpu: SimulatedGpu) -> None:
+    simulated_gpu.fail("cuGraphLaunch", INVALID_VALUE)
+    with pytest.raises(EngineError, match="cannot open the given model: cuGraphLaunch failed"):
         TensorRTEngine(tiny_model(), SHAPES).open()
 
 

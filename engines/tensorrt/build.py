@@ -15,6 +15,9 @@ from ..model import onnx_library
 from .profile import Profile
 from .vendor import Journal, started
 
+VERSION = 2
+"""Of what is asked of the library here beside `BuildSettings`. It is in the key of every plan."""
+
 Progress = Callable[[str, int, int], None]
 """Called with a phase, the steps done in it and all its steps, on the builder's threads.
 
@@ -138,6 +141,9 @@ def _configure(vendor: Any, config: Any, settings: BuildSettings) -> None:
     # In TF32, TensorRT's default, float32 is multiplied with the digits of float16: float32 is there to have more.
     if hasattr(vendor.BuilderFlag, "TF32"):
         config.clear_flag(vendor.BuilderFlag.TF32)
+    # TensorRT for RTX only: else an inference may allocate, which can't be captured.
+    if hasattr(vendor.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+        config.set_flag(vendor.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if settings.level is not None:
         config.builder_optimization_level = settings.level
     if settings.workspace_bytes is not None:

@@ -284,6 +284,15 @@ def test_a_plan_of_another_version_is_built_again(
     assert plan in only_plan(cache).read_bytes()
 
 
+def test_a_driver_that_counts_memory_otherwise_finds_the_plan(simulated_gpu: SimulatedGpu) -> None:
+    request = EngineRequest(tiny_model(), WIDTH, HEIGHT, engine="tensorrt")
+    for memory, ready in ((8 << 30, True), ((8 << 30) - (200 << 20), True), (6 << 30, False)):
+        simulated_gpu.reset(memory=memory)
+        if memory == 8 << 30:
+            open_engine(request, slots=1).close()
+        assert plan_is_ready(request) == ready
+
+
 def test_what_rtx_compiled_is_kept(simulated_gpu: SimulatedGpu, cache: PlanCache) -> None:
     for expected in (b".", b".."):
         with TensorRTRTXEngine(tiny_model(), SHAPES, slots=1, cache=cache):

@@ -23,7 +23,7 @@ from engines.tensorrt import to_fp16
 from onnx_models.cards import list_cards
 from tests.gpu import standin
 from tests.gpu.device import MEMORY, SEEDS
-from tests.pixel_models import Array, assert_close, expected, picture, tiny_model
+from tests.pixel_models import Array, assert_close, expected, picture, tiny_model, tiny_proto, with_weights_by
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,6 +143,13 @@ def test_float16_that_becomes_float32_is_an_error(simulated_gpu: SimulatedGpu, m
     monkeypatch.setattr(standin.ILayer, "get_output", lambda self, index: standin.ITensor(standin.DataType.FLOAT))
     with pytest.raises(EngineError, match="1 convolutions in float16, but TensorRT would run 0 so"):
         TensorRTEngine(to_fp16(tiny_model()), SHAPES).open()
+
+
+@pytest.mark.parametrize("operator", ["Constant", "Identity"])
+def test_float16_weights_may_come_from_a_node(simulated_gpu: SimulatedGpu, operator: str) -> None:
+    model = with_weights_by(operator, tiny_proto()).SerializeToString()
+    with TensorRTEngine(to_fp16(model), SHAPES) as engine:
+        check_a_frame(engine)
 
 
 def test_a_network_that_is_not_strongly_typed_is_an_error(

@@ -349,6 +349,24 @@ def test_without_graphs_the_work_is_enqueued_piece_by_piece(
         check_a_frame(engine)
 
 
+@pytest.mark.parametrize("call", ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate"])
+def test_bindings_that_do_not_fit_the_driver(
+    simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    bindings = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    real = getattr(bindings, call)
+
+    def missing(*arguments: Any) -> None:
+        if call == "cuStreamEndCapture":
+            real(*arguments)
+        raise RuntimeError(f'Function "{call}" not found')
+
+    monkeypatch.setattr(bindings, call, missing)
+    with caplog.at_level(logging.INFO), TensorRTEngine(tiny_model(), SHAPES) as engine:
+        check_a_frame(engine)
+    assert f'runs without CUDA graphs: {call}: Function "{call}" not found' in caplog.text
+
+
 def test_something_that_may_not_be_captured(simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     real = standin.IExecutionContext.execute_async_v3
 

@@ -245,6 +245,22 @@ def test_two_processes_build_a_plan_once(cache: PlanCache) -> None:
     assert out.strip() == "from the parent"
 
 
+def test_plans_are_kept_on_a_file_system_without_locks(
+    cache: PlanCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As some network file systems answer."""
+    fcntl = pytest.importorskip("fcntl", reason="Windows locks otherwise")
+
+    def no_locks(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert not cache.fetch(KEY, "it", lambda: b"plan").cached
+    assert "another process may build it at the same time: No locks available" in caplog.text
+    assert "waiting" not in caplog.text
+    assert cache.fetch(KEY, "it", never).content == b"plan"
+
+
 # --- with the engine
 
 

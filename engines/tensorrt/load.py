@@ -162,10 +162,8 @@ class LoadedPlan:
         if not self._source.backend.compiles_on_device:
             return None, None
         config = self.engine.create_runtime_config()
-        strategies = getattr(
-            self.vendor, "DynamicShapesKernelSpecializationStrategy", None
-        )  # not in the first versions
-        if strategies is not None:
+        strategies = getattr(self.vendor, "DynamicShapesKernelSpecializationStrategy", None)
+        if strategies is not None:  # else an old version
             config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         compiled = config.create_runtime_cache()
         if self._source.cache is not None:

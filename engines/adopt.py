@@ -66,9 +66,7 @@ def read_picture_network(path: Path) -> PictureNetwork:
     """
     proto = _modern(_read(path), path.name)
     graph = proto.graph
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
-    outputs = list(graph.output)
+    inputs, outputs = list(graph.input), list(graph.output)
     if len(inputs) != 1 or len(outputs) != 1:
         raise EngineError(
             f"cannot adopt {path.name}: it takes {_names(inputs)} and gives {_names(outputs)}, not one picture each; "
@@ -209,8 +207,7 @@ def _inferred(network: PictureNetwork, side: int) -> ModelProto:
     onnx = onnx_library()
     proto = onnx.ModelProto()
     proto.CopyFrom(network.model)
-    weights = {tensor.name for tensor in proto.graph.initializer}
-    value = next(value for value in proto.graph.input if value.name not in weights)
+    value = proto.graph.input[0]
     for axis in (1, 2) if network.channels_last else (2, 3):
         value.type.tensor_type.shape.dim[axis].dim_value = side
     inferred: ModelProto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
@@ -242,8 +239,7 @@ class _Wrapping:
     def __init__(self, proto: ModelProto, network: PictureNetwork, scale: int, values: tuple[float, float]) -> None:
         self._proto, self._network, self._scale, self._values = proto, network, scale, values
         graph = proto.graph
-        weights = {tensor.name for tensor in graph.initializer}
-        self._input = next(value for value in graph.input if value.name not in weights)
+        self._input = graph.input[0]
         self._output = graph.output[0]
         self._nodes: list[Any] = []
 
@@ -309,7 +305,6 @@ class _Wrapping:
             onnx_library().helper.make_tensor_value_info,
             onnx_library().TensorProto,
         )
-        # Older models list their weights among the inputs; the contract has none but those that are fed.
         del graph.input[:]
         del graph.output[:]
         size = ["height", "width"]

@@ -230,7 +230,7 @@ class Engine(ABC):
         """
         slot = self._slot_of(ticket)
         try:
-            self._collect(slot)
+            self._wait_for(slot)
         except Exception as error:
             self._finish(ticket)
             raise self._failure(error) from error
@@ -315,10 +315,19 @@ class Engine(ABC):
         """Brings the state to this slot, for back ends whose whole state is in their slots' memory on the host."""
         if not self._carried or self._last is None:
             return
-        self._collect(self._last)
         before, now = self._buffers[self._last].outputs, self._buffers[slot].inputs
+        self._wait_for(self._last)
         for name, written in self._carried.items():
             np.copyto(now[name], before[written])
+
+    def _wait_for(self, slot: int) -> None:
+        """`_collect`; nobody goes on from the state of an inference that failed."""
+        try:
+            self._collect(slot)
+        except Exception:
+            if slot == self._last:
+                self._last = None
+            raise
 
     def _slot_of(self, ticket: Ticket) -> int:
         self._check_usable("collect from")

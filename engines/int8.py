@@ -23,7 +23,7 @@ from .base import EngineError
 from .model import load_model, model_name, onnx_library
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto, NodeProto, TensorProto
 
 PEAKS = "activation_peaks"
 _INPUT_MAX, _WEIGHT_MAX = 255, 127
@@ -66,7 +66,7 @@ def to_int8(model: Path | bytes) -> bytes:
             f"cannot run {model_name(model)} in int8: its metadata have no {PEAKS}; use float32, or export it again"
         )
     convolutions = {node.name: node for node in proto.graph.node if node.op_type == "Conv"}
-    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    weights, replaced = {tensor.name: tensor for tensor in proto.graph.initializer}, set[str]()
     for name, peak in peaks.items():
         node = convolutions.get(name)
         if node is None or node.input[1] not in weights or not 0 < peak < float("inf"):
@@ -74,7 +74,12 @@ def to_int8(model: Path | bytes) -> bytes:
                 f"cannot run {model_name(model)} in int8: {PEAKS} gives {name} the peak {peak:g}, which is not a "
                 "convolution with constant weights and a positive peak; export it again"
             )
-        _quantise(proto, node, peak)
+        kernel = node.input[1]
+        _quantise(proto, node, peak, weights[kernel])
+        replaced.add(kernel)
+    used = {name for node in proto.graph.node for name in node.input}
+    for name in replaced - used:
+        proto.graph.initializer.remove(weights[name])
     content: bytes = proto.SerializeToString()
     return content
 
@@ -91,17 +96,15 @@ def _peaks(proto: ModelProto) -> dict[str, float]:
     return found
 
 
-def _quantise(proto: ModelProto, node: NodeProto, peak: float) -> None:
+def _quantise(proto: ModelProto, node: NodeProto, peak: float, weights: TensorProto) -> None:
     """Puts quantisation and its inverse around the convolution's input, and the inverse behind integer weights."""
-    helper, to_array = onnx_library().helper, onnx_library().numpy_helper.to_array
-    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
-    kernel = to_array(tensors[node.input[1]]).astype(np.float32)
+    helper = onnx_library().helper
+    kernel = onnx_library().numpy_helper.to_array(weights).astype(np.float32)
     largest = np.abs(kernel).max(axis=(1, 2, 3))
     scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(_WEIGHT_MAX)
     codes = np.rint(kernel / scale[:, None, None, None]).astype(np.int8)
 
     name, zeros = node.name, np.zeros(len(scale), np.int8)
-    proto.graph.initializer.remove(tensors[node.input[1]])
     step, zero = np.array(peak / _INPUT_MAX, np.float32), np.array(0, np.uint8)
     weight = [_constant(proto, f"{name}_weight_{i}", value) for i, value in enumerate((codes, scale, zeros))]
     form = [_constant(proto, f"{name}_input_{i}", value) for i, value in enumerate((step, zero))]

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 
+_IR_VERSION = 4
+"""The first in which weights need not be inputs."""
+
+
 @dataclass(frozen=True, slots=True)
 class FixedModel:
     """A model whose inputs have fixed shapes, and its names in its own order."""
@@ -49,7 +53,7 @@ def read_model(model: Path | bytes) -> bytes:
 
 
 def load_model(model: Path | bytes) -> ModelProto:
-    """The parsed and checked model. It must hold its weights itself.
+    """The parsed and checked model. It must hold its weights itself; inputs that have a weight's name are dropped.
 
     Raises:
         EngineError: unreadable, empty, truncated, not ONNX, invalid, or with external weights.
@@ -73,6 +77,7 @@ def load_model(model: Path | bytes) -> ModelProto:
         raise EngineError(
             f"cannot use {name}: it is not a valid ONNX model: {vendor_reason(error)}; export it again"
         ) from None
+    _unlist_weights(proto)
     checked: ModelProto = proto
     return checked
 
@@ -90,8 +95,7 @@ def with_shapes(model: Path | bytes, shapes: Mapping[str, tuple[int, ...]]) -> F
     """
     proto = load_model(model)
     name = model_name(model)
-    weights = {tensor.name for tensor in proto.graph.initializer}
-    inputs = {value.name: value for value in proto.graph.input if value.name not in weights}
+    inputs = {value.name: value for value in proto.graph.input}
     unknown = sorted(set(shapes) - set(inputs))
     if unknown:
         raise EngineError(f"cannot use {name}: it has no input {', '.join(unknown)}; it has {sorted(inputs)}")
@@ -119,6 +123,19 @@ def _check_weights_inside(proto: ModelProto, name: str) -> None:
                 f"cannot use {name}: its weight {tensor.name} is in another file; "
                 "save the model with its weights inside"
             )
+
+
+def _unlist_weights(proto: ModelProto) -> None:
+    """Files of IR version 3 must list their weights among the inputs, later ones may: as defaults to be overridden.
+
+    Nobody here overrides them, and engines treat such inputs differently.
+    """
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    fed = [value for value in proto.graph.input if value.name not in weights]
+    if len(fed) < len(proto.graph.input):
+        del proto.graph.input[:]
+        proto.graph.input.extend(fed)
+        proto.ir_version = max(proto.ir_version, _IR_VERSION)
 
 
 def _compatible(dims: Any, shape: tuple[int, ...]) -> bool:

@@ -6,8 +6,8 @@ of how CUDA's fails.
 
 from __future__ import annotations
 
-import contextlib
-import io
+import logging
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .base import EngineError
@@ -16,6 +16,8 @@ from .onnxruntime import OnnxRuntimeEngine
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 PROVIDER = "CUDAExecutionProvider"
 FIX = "pip install --upgrade 'onnxruntime-gpu[cuda,cudnn]', without the package onnxruntime beside it"
@@ -56,10 +58,7 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
                 f"the {self.name} engine needs a package with {self.provider}, and the installed onnxruntime has none; "
                 f"run: {self.fix}"
             )
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it doesn't find; the session's check decides
-            preload = getattr(vendor, "preload_dlls", None)  # finds CUDA where pip put it; since 1.21
-            if preload is not None:
-                preload()
+        _preload(vendor)
         return self._asked()
 
     def _asked(self) -> list[Any]:
@@ -78,3 +77,23 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
             f"{', '.join(running)} without an error: a library of the version that it wants is missing, or there "
             f"is no such GPU; run: {self.fix}"
         )
+
+
+def _preload(vendor: Any) -> None:
+    """Loads CUDA's libraries from where pip put them, which ONNX Runtime can since 1.21; the session's check decides.
+
+    It prints what it doesn't find. Standard output may be the job's own, and can be redirected for the whole process
+    only, so the function is called with another `print`.
+    """
+    preload = getattr(vendor, "preload_dlls", None)
+    if isinstance(preload, FunctionType):
+        names = preload.__globals__ | {"print": _note}
+        quiet = FunctionType(preload.__code__, names, preload.__name__, preload.__defaults__, preload.__closure__)
+        quiet.__kwdefaults__ = preload.__kwdefaults__
+        preload = quiet
+    if preload is not None:
+        preload()
+
+
+def _note(*words: object, **_: object) -> None:
+    log.debug("ONNX Runtime: %s", " ".join(map(str, words)))

@@ -8,9 +8,11 @@ is opened, and nobody can tell beforehand whether it will have to.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 from typing import Any
 
+from .model import read_model
 from .onnxruntime_cuda import PROVIDER as CUDA
 from .onnxruntime_cuda import OnnxRuntimeCudaEngine
 from .request import F16
@@ -21,7 +23,10 @@ FIX = (
     "pip install --upgrade 'onnxruntime-gpu[cuda,cudnn]' and the TensorRT that it was made for (see its release notes: "
     "tensorrt-cu12 10.x), without the package onnxruntime beside it"
 )
+F16_BITS = 10
+"""The deepest pixels whose code values float16 holds with digits to spare."""
 _FOLDER = "onnxruntime"
+_PREFIX_LENGTH = 32
 
 
 def has_libraries() -> bool:
@@ -34,9 +39,10 @@ class OnnxRuntimeTensorRTEngine(OnnxRuntimeCudaEngine):
     """Runs a network on an NVIDIA GPU with ONNX Runtime's TensorRT provider.
 
     What TensorRT can't compute runs on CUDA. In float16, TensorRT may choose it for more of a network than the model
-    says, so pixels may differ by a code from other engines' even at strength 0. Its engines are kept in the product's
-    cache of plans, and go with `streamer engines clear`. Opening fails unless TensorRT's provider is the session's
-    first, whatever the list of available ones says.
+    says, code values among it. So pixels may differ by a code from other engines' even at strength 0, and those of more
+    than 10 bits are computed in float32. Its engines are kept in the product's cache of plans, and go with `streamer
+    engines clear`. Opening fails unless TensorRT's provider is the session's first, whatever the list of available ones
+    says.
     """
 
     name = "onnxruntime-tensorrt"
@@ -57,5 +63,12 @@ class OnnxRuntimeTensorRTEngine(OnnxRuntimeCudaEngine):
         folder = PlanCache().subfolder(_FOLDER)
         if folder is not None:
             options |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
+            # Without it, a file is named by names in the graph, which models for other weights and sizes share.
+            options["trt_engine_cache_prefix"] = self._digest()
             options |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(folder)}
         return options
+
+    def _digest(self) -> str:
+        """Of what the session's content is made of."""
+        shapes = repr(sorted(self._shapes.items())).encode()
+        return hashlib.sha256(read_model(self._model) + shapes).hexdigest()[:_PREFIX_LENGTH]

@@ -97,6 +97,13 @@ def _choose_precision(request: EngineRequest, model: bytes, row: Entry) -> str:
         wanted = INT8 if INT8 in row.precisions and cpu_has_int8() and can_int8(model) else row.precisions[0]
     if islands == WHOLE and wanted == F16:
         return F32
+    if wanted == F16 and request.bits > row.f16_bits:
+        if request.precision == AUTO:
+            return F32
+        raise EngineError(
+            f"the {row.name} engine has float16 for up to {row.f16_bits} bits, not for {request.bits}: "
+            "use precision f32 or auto"
+        )
     if islands not in (CALIBRATED, WHOLE) and wanted != F16:
         raise EngineError(f"the {row.name} engine was asked for float32 islands in {wanted}: they are for f16 only")
     return wanted

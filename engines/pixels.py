@@ -55,9 +55,7 @@ def input_names(model: Path | bytes) -> tuple[str, ...]:
     Raises:
         EngineError: as `load_model`.
     """
-    graph = load_model(model).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    return tuple(value.name for value in graph.input if value.name not in weights)
+    return tuple(value.name for value in load_model(model).graph.input)
 
 
 def for_bits(model: Path | bytes, bits: int) -> bytes:
@@ -141,8 +139,7 @@ def _problems(proto: ModelProto) -> Iterator[str]:
 
 
 def _tensor_problems(graph: GraphProto) -> Iterator[str]:
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = {value.name: value for value in graph.input if value.name not in weights}
+    inputs = {value.name: value for value in graph.input}
     outputs = {value.name: value for value in graph.output}
     scalars = inputs.keys() - {LUMA}
     if LUMA not in inputs or scalars not in ({STRENGTH}, {STRENGTH, *CONDITIONS}):

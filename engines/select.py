@@ -13,9 +13,11 @@ from .int8 import cpu_has_int8
 from .onnxruntime import OnnxRuntimeEngine
 from .onnxruntime_cuda import FIX as ONNXRUNTIME_CUDA_FIX
 from .onnxruntime_cuda import OnnxRuntimeCudaEngine
+from .onnxruntime_tensorrt import F16_BITS as ONNXRUNTIME_TENSORRT_F16_BITS
 from .onnxruntime_tensorrt import FIX as ONNXRUNTIME_TENSORRT_FIX
 from .onnxruntime_tensorrt import OnnxRuntimeTensorRTEngine, has_libraries
 from .openvino import OpenVINOEngine
+from .pixels import BITS
 from .request import AUTO, CALIBRATED, CAREFUL, F16, F32, INT8, WHOLE, EngineRequest
 from .tensorrt import (
     TENSORRT,
@@ -86,6 +88,8 @@ class Entry:
     precisions: tuple[str, ...]
     """That it can be opened in; the first one is always possible."""
     builds_plans: bool = False
+    f16_bits: int = BITS[-1]
+    """The deepest pixels that it computes in float16 as well as in float32."""
 
 
 def available_engines() -> tuple[EngineRow, ...]:
@@ -244,5 +248,11 @@ _TABLE = (
     Entry("openvino", _probe_openvino, OpenVINOEngine, (F32, INT8)),
     Entry("onnxruntime", _probe_onnxruntime, OnnxRuntimeEngine, (F32, INT8)),
     # Last, so that "auto" never waits for the plan that it builds while it is opened.
-    Entry("onnxruntime-tensorrt", _probe_onnxruntime_tensorrt, OnnxRuntimeTensorRTEngine, (F16, F32)),
+    Entry(
+        "onnxruntime-tensorrt",
+        _probe_onnxruntime_tensorrt,
+        OnnxRuntimeTensorRTEngine,
+        (F16, F32),
+        f16_bits=ONNXRUNTIME_TENSORRT_F16_BITS,
+    ),
 )

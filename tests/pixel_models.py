@@ -87,6 +87,27 @@ def tiny_model(*, conditioned: bool = False) -> bytes:
     return content
 
 
+def with_listed_weights(proto: onnx.ModelProto, ir_version: int = 8) -> onnx.ModelProto:
+    """The same with its weights among the inputs: older files must list them so, newer ones may."""
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    proto.ir_version = ir_version
+    return proto
+
+
+def with_weights_by(operator: str, proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with its kernel from a node: Constant, or the Identity that torch exports for equal weights."""
+    kernel = next(tensor for tensor in proto.graph.initializer if tensor.name == "kernel")
+    conv = next(node for node in proto.graph.node if node.op_type == "Conv")
+    conv.input[1] = "made"
+    if operator == "Constant":
+        proto.graph.node.insert(0, helper.make_node("Constant", [], ["made"], value=kernel))
+        proto.graph.initializer.remove(kernel)
+    else:
+        proto.graph.node.insert(0, helper.make_node("Identity", ["kernel"], ["made"]))
+    return proto
+
+
 def stateful_model() -> bytes:
     """Strength times the mean of all pictures so far, rounded down: its state is their sum and how many they were."""
     float_, codes = TensorProto.FLOAT, TensorProto.UINT8

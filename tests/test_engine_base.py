@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -87,3 +89,25 @@ def test_vendor_words_become_one_line() -> None:
     engine.on_open = RuntimeError("Exception from src/core.cpp:1:\nCheck 'x > 0' failed at a.cpp:2:\nToo small.\n\n")
     with pytest.raises(EngineError, match="cannot open its network: Too small; try another"):
         engine.open()
+
+
+class Carrying(Scripted):
+    """The same, with a state."""
+
+    def _open(self) -> list[SlotBuffers]:
+        spec = TensorSpec("x", (1,), np.dtype(np.float32))
+        inputs, outputs = (replace(spec, name="s"), spec), (replace(spec, name="s_next"), replace(spec, name="y"))
+        return [SlotBuffers.allocate(inputs, outputs) for _ in range(self.slots)]
+
+
+@pytest.mark.parametrize("teller", ["collect", "the next submit"])
+def test_a_failed_inference_does_not_fail_those_behind_it(teller: str) -> None:
+    with Carrying() as engine:
+        ticket = engine.submit({"x": ONE})
+        engine.on_collect = RuntimeError("once")
+        with pytest.raises(EngineError, match="once"):
+            engine.collect(ticket) if teller == "collect" else engine.submit({"x": ONE})
+        engine.on_collect = None
+        engine.calls.clear()
+        engine.collect(engine.submit({"x": ONE}))
+        assert engine.calls == ["submit 1", "collect 1"], "nobody waits for the failed one again"

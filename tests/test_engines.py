@@ -27,7 +27,15 @@ from engines import (
     available_engines,
     for_bits,
 )
-from tests.pixel_models import Array, assert_close, expected, picture, tiny_model
+from tests.pixel_models import (
+    Array,
+    assert_close,
+    expected,
+    picture,
+    tiny_model,
+    tiny_proto,
+    with_listed_weights,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -232,6 +240,13 @@ def test_deeper_pixels_are_computed_in_full_float32(kind: str, bits: int) -> Non
             out = engine.collect(engine.submit({"luma": array, "strength": ONE}))["enhanced"]
             assert_close(out, expected(luma, 1.0, bits))
             assert np.array_equal(out, np.rint(out))
+
+
+@pytest.mark.parametrize("ir_version", [3, 8])
+def test_weights_may_be_listed_among_the_inputs(kind: str, ir_version: int) -> None:
+    with make(kind, model=with_listed_weights(tiny_proto(), ir_version).SerializeToString()) as engine:
+        assert [spec.name for spec in engine.inputs] == ["luma", "strength"]
+        assert_close(engine.collect(engine.submit(feeds(5)))["enhanced"], wanted(5))
 
 
 def test_engines_agree_with_each_other() -> None:

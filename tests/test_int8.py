@@ -12,7 +12,7 @@ import engines
 from engines import EngineError, EngineRequest
 from engines.int8 import can_int8, cpu_has_int8, to_int8
 from tests import pixel_models
-from tests.pixel_models import Array, expected, picture, tiny_proto
+from tests.pixel_models import Array, expected, picture, tiny_proto, with_listed_weights
 
 HEIGHT, WIDTH = 18, 26
 USABLE = [row.name for row in engines.available_engines() if row.usable]
@@ -61,6 +61,31 @@ def test_every_convolution_has_integer_operands() -> None:
     kernel = next(tensor for tensor in proto.graph.initializer if list(tensor.dims) == [4, 1, 3, 3])
     assert kernel.data_type == onnx.TensorProto.INT8
     assert "kernel" not in [tensor.name for tensor in proto.graph.initializer]
+
+
+def test_two_convolutions_may_share_their_weights() -> None:
+    proto = described("conv0=1 conv1=1")
+    first = next(node for node in proto.graph.node if node.name == "conv0")
+    second = onnx.helper.make_node("Conv", [*first.input], ["others"], name="conv1", pads=[1, 1, 1, 1])
+    both = onnx.helper.make_node("Add", ["phases", "others"], ["both"])
+    place = list(proto.graph.node).index(first) + 1
+    following = next(node for node in proto.graph.node if node.op_type == "DepthToSpace")
+    following.input[0] = "both"
+    proto.graph.node.insert(place, both)
+    proto.graph.node.insert(place, second)
+    made = onnx.load_model_from_string(to_int8(proto.SerializeToString()))
+    onnx.checker.check_model(made, full_check=True)
+    assert [node.op_type for node in made.graph.node].count("DequantizeLinear") == 4
+    assert "kernel" not in [tensor.name for tensor in made.graph.initializer]
+
+
+@pytest.mark.parametrize("ir_version", [3, 8])
+@pytest.mark.parametrize("engine", USABLE)
+def test_a_model_that_lists_its_weights_runs(engine: str, ir_version: int) -> None:
+    """Its weights are replaced, and must not stay among its inputs."""
+    model = with_listed_weights(described(), ir_version).SerializeToString()
+    with engines.open_engine(EngineRequest(model, WIDTH, HEIGHT, engine=engine, precision="int8")) as opened:
+        assert [spec.name for spec in opened.inputs] == ["luma", "strength"]
 
 
 @pytest.mark.parametrize("engine", USABLE)

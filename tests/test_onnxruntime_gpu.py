@@ -8,10 +8,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from engines import EngineError, OnnxRuntimeCudaEngine, OnnxRuntimeTensorRTEngine, PlanCache, available_engines, select
+from engines import (
+    EngineError,
+    EngineRequest,
+    OnnxRuntimeCudaEngine,
+    OnnxRuntimeTensorRTEngine,
+    PlanCache,
+    available_engines,
+    for_bits,
+    select,
+)
 from engines.onnxruntime_tensorrt import has_libraries
+from engines.opening import make_engine
 from engines.tensorrt import DriverError
 from engines.tensorrt.driver import Driver
 from tests.pixel_models import tiny_model
@@ -55,6 +66,24 @@ def test_a_silent_fall_back_to_the_cpu_is_an_error(
     assert not engine.is_open
     assert asked == [(CUDA, {"device_id": "1", "use_tf32": "0"})]
     assert capsys.readouterr().out == ""
+
+
+def test_looking_for_cuda_leaves_the_output_of_others_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Loading takes a second, in which other threads print, and a second engine may be opened."""
+
+    def preload(cuda: bool = True, *, directory: str | None = None) -> None:
+        assert cuda
+        assert sys.stdout is real
+        print("Failed to load libcudnn.so.9")
+        sys.stdout.write("a picture of another job's\n")
+
+    real = sys.stdout
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(ort, "preload_dlls", preload, raising=False)
+    OnnxRuntimeCudaEngine(tiny_model(), SHAPES)._providers(ort)
+    assert capsys.readouterr().out == "a picture of another job's\n"
 
 
 def test_the_row_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +147,36 @@ def test_another_provider_in_its_place_is_an_error(
     assert not list(folder.iterdir())
 
 
+def test_every_model_and_size_has_its_own_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """ONNX Runtime names an engine's file by names in the graph alone."""
+
+    def prefix(model: bytes, height: int = 18) -> str:
+        engine = OnnxRuntimeTensorRTEngine(model, {"luma": (1, 1, height, 26)})
+        return engine._provider_options()["trt_engine_cache_prefix"]
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = tiny_model()
+    monkeypatch.setattr("tests.pixel_models.KERNEL", np.zeros((4, 1, 3, 3), np.float32))
+    retrained = tiny_model()
+    found = [prefix(first), prefix(first, 20), prefix(retrained), prefix(for_bits(first, 10))]
+    assert len(set(found)) == len(found)
+    assert prefix(first) == found[0]
+
+
+def test_deep_pixels_are_computed_in_float32(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In float16, where TensorRT may hold code values, those above 2048 lose digits and those above 65504 overflow."""
+
+    def precision(bits: int, **asked: Any) -> str:
+        request = EngineRequest(tiny_model(), 26, 18, bits=bits, **asked)
+        return make_engine(select.entry("onnxruntime-tensorrt"), request).precision
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert [precision(bits) for bits in (8, 10, 12, 16)] == ["f16", "f16", "f32", "f32"]
+    assert precision(12, islands=2, precision="f16") == "f32"
+    with pytest.raises(EngineError, match=r"onnxruntime-tensorrt engine has float16 for up to 10 bits.*precision f32"):
+        precision(12, precision="f16")
+
+
 def test_engines_that_others_may_write_are_not_loaded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -126,11 +185,12 @@ def test_engines_that_others_may_write_are_not_loaded(
     assert folder is not None
     engine = folder / "some.engine"
     engine.touch()
-    engine.chmod(0o666)
-    assert OnnxRuntimeTensorRTEngine(tiny_model(), SHAPES)._provider_options() == {
-        "device_id": "0",
-        "trt_fp16_enable": "0",
-    }
+    engine.chmod(0o664)  # as ONNX Runtime leaves it where a group is each user's own
+    options = OnnxRuntimeTensorRTEngine(tiny_model(), SHAPES)._provider_options
+    assert options()["trt_engine_cache_path"] == str(folder), "nobody else comes into the folder"
+    assert not caplog.text
+    folder.chmod(0o755)
+    assert options() == {"device_id": "0", "trt_fp16_enable": "0"}
     assert "nothing is kept in" in caplog.text
 
 

@@ -15,6 +15,9 @@ from ..model import onnx_library
 from .profile import Profile
 from .vendor import Journal, started
 
+VERSION = 2
+"""Of what is asked of the library here beside `BuildSettings`. It is in the key of every plan."""
+
 Progress = Callable[[str, int, int], None]
 """Called with a phase, the steps done in it and all its steps, on the builder's threads.
 
@@ -112,7 +115,7 @@ def _check_precision(vendor: Any, network: Any, model: bytes) -> None:
     layers = (network.get_layer(index) for index in range(network.num_layers))
     convolutions = [layer for layer in layers if layer.type == vendor.LayerType.CONVOLUTION]
     found = sum(layer.get_output(0).dtype == vendor.DataType.HALF for layer in convolutions)
-    if found != wanted:
+    if found < wanted:
         raise BuildError(
             f"the model has {wanted} convolutions in float16, but TensorRT would run {found} so; "
             "this version of TensorRT does not honour the model's types: use precision f32, or another version"
@@ -121,9 +124,10 @@ def _check_precision(vendor: Any, network: Any, model: bytes) -> None:
 
 def _half_convolutions(model: bytes) -> int:
     onnx = onnx_library()
-    half, graph = onnx.TensorProto.FLOAT16, onnx.load_model_from_string(model).graph
-    weights = {tensor.name for tensor in graph.initializer if tensor.data_type == half}
-    return sum(node.op_type == "Conv" and node.input[1] in weights for node in graph.node)
+    graph = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model)).graph
+    values = (*graph.value_info, *graph.output)
+    halves = {value.name for value in values if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16}
+    return sum(node.op_type == "Conv" and node.output[0] in halves for node in graph.node)
 
 
 def _set_range(builder: Any, config: Any, profile: Profile) -> None:
@@ -138,6 +142,9 @@ def _configure(vendor: Any, config: Any, settings: BuildSettings) -> None:
     # In TF32, TensorRT's default, float32 is multiplied with the digits of float16: float32 is there to have more.
     if hasattr(vendor.BuilderFlag, "TF32"):
         config.clear_flag(vendor.BuilderFlag.TF32)
+    # TensorRT for RTX only: else an inference may allocate, which can't be captured.
+    if hasattr(vendor.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+        config.set_flag(vendor.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if settings.level is not None:
         config.builder_optimization_level = settings.level
     if settings.workspace_bytes is not None:

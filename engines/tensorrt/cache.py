@@ -1,7 +1,7 @@
 """The cache of plans, in a folder of the user's: building one takes from seconds to minutes.
 
 A plan is executable code, so it is only ever read from a folder and a file that belong to the user and that nobody else
-may write to.
+can write to.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ LIMIT_BYTES = 2 << 30
 _MAGIC = b"streamer plan 1\n"
 _PLAN, _SIDE, _DRAFT = ".plan", ".side", ".part"
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_OTHERS_MAY_ENTER = stat.S_IXGRP | stat.S_IXOTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,10 @@ class PlanCache:
             return Plan(content, cached=False)
 
     def peek(self, key: PlanKey, title: str) -> bytes | None:
-        """The plan that `fetch` would find, whole and the user's own. Waits for nobody who builds it."""
+        """The plan that `fetch` would find, whole and the user's own; None also if the folder can't be read.
+
+        Waits for nobody who builds it.
+        """
         return self._load(key, title)
 
     def keys(self) -> list[PlanKey]:
@@ -109,13 +113,14 @@ class PlanCache:
     def discard(self, key: PlanKey, title: str, reason: str) -> None:
         """Forget a plan that turned out to be unusable."""
         log.warning("the cached plan of %s is not usable (%s): it is built again", title, reason)
-        self._path(key).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # such as a folder that can't be written to
+            self._path(key).unlink(missing_ok=True)
 
     def load_side(self, name: str) -> bytes:
         """A file that makes builds or starts faster, such as the timing cache; empty if there is none."""
         path = self.folder / f"{name}{_SIDE}"
         try:
-            _check_owner(path)
+            _check_file(path)
             return path.read_bytes()
         except (OSError, _UnusableError):
             return b""
@@ -133,9 +138,9 @@ class PlanCache:
         try:
             self._prepare_folder()
             folder.mkdir(mode=0o700, exist_ok=True)
-            _check_owner(folder)
+            _check_folder(folder)
             for path in folder.iterdir():
-                _check_owner(path)
+                _check_file(path)
         except (OSError, _UnusableError) as error:
             log.warning("nothing is kept in %s: %s", folder, error)
             return None
@@ -155,30 +160,31 @@ class PlanCache:
     def clear(self) -> int:
         """Delete everything; how many bytes that freed."""
         freed = 0
-        if self.folder.is_dir():
-            kinds = (f"*{_PLAN}", f"*{_SIDE}", f"*{_DRAFT}", "*.lock", "*/*")
-            for path in [path for kind in kinds for path in self.folder.glob(kind)]:
-                with contextlib.suppress(OSError):
-                    freed += path.stat().st_size
-                    path.unlink()
+        kinds = (f"*{_PLAN}", f"*{_SIDE}", f"*{_DRAFT}", "*.lock", "*/*")
+        for path in [path for kind in kinds for path in self._matching(kind)]:
+            with contextlib.suppress(OSError):
+                size = path.stat().st_size
+                path.unlink()
+                freed += size
         return freed
 
     def _load(self, key: PlanKey, title: str) -> bytes | None:
         path = self._path(key)
         try:
-            _check_owner(path)
+            _check_file(path)
             with path.open("rb") as file:
                 head, content = _read_head(file), file.read()
             if head["key"] != key.parts:
                 raise _UnusableError("it was made for something else")
             if hashlib.sha256(content).hexdigest() != head["sha256"]:
                 raise _UnusableError("it is damaged")
-            os.utime(path)
-        except FileNotFoundError:
+        except OSError:  # nothing is wrong with the plan, if there is one
             return None
-        except (OSError, _UnusableError) as error:
+        except _UnusableError as error:
             self.discard(key, title, str(error))
             return None
+        with contextlib.suppress(OSError):  # on a read-only volume nothing makes room either
+            os.utime(path)
         return content
 
     def _store(self, key: PlanKey, title: str, content: bytes) -> None:
@@ -193,24 +199,39 @@ class PlanCache:
         except OSError as error:
             log.warning("the plan of %s is not kept in %s: %s", title, self.folder, error.strerror or error)
             return
-        total = path.stat().st_size
-        for older in sorted(self._plans(), key=_last_use, reverse=True):
-            if older == path:
-                continue
-            total += older.stat().st_size
-            if total > self._limit_bytes:
-                log.info("the cache of plans is full: %s is deleted", older.name)
-                older.unlink(missing_ok=True)
+        self._make_room(path)
+
+    def _make_room(self, newest: Path) -> None:
+        """Other processes may do the same at the same time."""
+        found = []
+        for path in self._plans():
+            with contextlib.suppress(OSError):
+                about = path.stat()
+                found.append((path != newest, -about.st_mtime, about.st_size, path))
+        total = 0
+        for older, _, size, path in sorted(found):
+            total += size
+            if older and total > self._limit_bytes:
+                log.info("the cache of plans is full: %s is deleted", path.name)
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def _plans(self) -> list[Path]:
-        return list(self.folder.glob(f"*{_PLAN}")) if self.folder.is_dir() else []
+        return self._matching(f"*{_PLAN}")
+
+    def _matching(self, pattern: str) -> list[Path]:
+        """Nothing if the folder can't be read."""
+        try:
+            return list(self.folder.glob(pattern))
+        except OSError:
+            return []
 
     def _path(self, key: PlanKey) -> Path:
         return self.folder / f"{key.digest}{_PLAN}"
 
     def _prepare_folder(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_owner(self.folder)
+        _check_folder(self.folder)
 
 
 def _read_head(file: Any) -> dict[str, Any]:
@@ -223,15 +244,23 @@ def _read_head(file: Any) -> dict[str, Any]:
         raise _UnusableError("it is damaged") from None
 
 
-def _check_owner(path: Path) -> None:
+def _check_folder(path: Path) -> None:
     """Whoever may write a plan may run code as the user who loads it."""
-    about = path.stat()
-    if sys.platform != "win32" and (about.st_uid != os.getuid() or about.st_mode & _OTHERS_MAY_WRITE):
+    _check_owner(path, others_write=bool(path.stat().st_mode & _OTHERS_MAY_WRITE))
+
+
+def _check_file(path: Path) -> None:
+    """The same; but where nobody else comes into the folder, it doesn't matter what the file allows.
+
+    Other libraries leave, and people copy, files that their group may write.
+    """
+    writable = path.stat().st_mode & _OTHERS_MAY_WRITE
+    _check_owner(path, others_write=bool(writable and path.parent.stat().st_mode & _OTHERS_MAY_ENTER))
+
+
+def _check_owner(path: Path, *, others_write: bool) -> None:
+    if sys.platform != "win32" and (path.stat().st_uid != os.getuid() or others_write):
         raise _UnusableError(f"{path} belongs to, or may be written by, someone else")
-
-
-def _last_use(path: Path) -> float:
-    return path.stat().st_mtime
 
 
 def _replace(path: Path, content: bytes) -> None:

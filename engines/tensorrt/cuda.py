@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import mmap
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,6 +72,9 @@ class Gpu:
         self._context.push()
         try:
             yield
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)  # what they hold can be freed in the context only
+            raise
         finally:
             self.pycuda.Context.pop()
 

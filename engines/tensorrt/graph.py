@@ -30,18 +30,20 @@ class Graph:
         self._cuda = _bindings()
         self._executable: Any = None
         mode = self._cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        self._check(self._cuda.cuStreamBeginCapture(stream.handle, mode))
+        self._call("cuStreamBeginCapture", stream.handle, mode)
         problem = ""  # not the error itself, whose frames would keep streams and buffers alive
         try:
             enqueue()
         except Exception as error:  # the capture must be ended whatever went wrong in it
             problem = str(error) or type(error).__name__
-        result, graph = self._cuda.cuStreamEndCapture(stream.handle)
-        if problem:
-            raise NotCapturableError(problem)
-        self._check((result,))
         try:
-            (self._executable,) = self._check(self._cuda.cuGraphInstantiate(graph, 0))
+            (graph,) = self._call("cuStreamEndCapture", stream.handle)
+        except NotCapturableError as error:
+            raise NotCapturableError(problem or str(error)) from None
+        try:
+            if problem:
+                raise NotCapturableError(problem)
+            (self._executable,) = self._call("cuGraphInstantiate", graph, 0)
         finally:
             self._cuda.cuGraphDestroy(graph)
 
@@ -57,10 +59,13 @@ class Graph:
             self._cuda.cuGraphExecDestroy(self._executable)
             self._executable = None
 
-    def _check(self, answer: tuple[Any, ...]) -> tuple[Any, ...]:
-        result, *values = answer
+    def _call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
+        try:
+            result, *values = getattr(self._cuda, name)(*arguments)
+        except Exception as error:  # of several types, where bindings and driver don't fit
+            raise NotCapturableError(f"{name}: {error}") from None
         if result:
-            raise NotCapturableError(f"the driver says {result.name}")
+            raise NotCapturableError(f"{name}: the driver says {result.name}")
         return tuple(values)
 
 

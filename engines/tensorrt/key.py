@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from ..base import EngineError
+from .build import VERSION as BUILD
 from .fp16 import VERSION
 from .profile import Profile
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .vendor import Backend
 
 _LENGTH = 32
+_GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ def plan_key(
             "model": hashlib.sha256(model).hexdigest(),
             "profile": profile.text,
             "converter": str(VERSION),
+            "build": str(BUILD),
             "backend": backend.name,
             "version": str(vendor.__version__),
             "package": _package(backend),
@@ -95,7 +98,7 @@ def plan_key(
             "gpu": device.name(),
             "capability": f"{major}.{minor}",
             "multiprocessors": str(device.multiprocessor_count),
-            "memory": str(device.total_memory()),
+            "memory": f"{round(device.total_memory() / _GIB)} GiB",  # a part of one changes with the driver
             "settings": json.dumps(asdict(settings), sort_keys=True),
         }
     )

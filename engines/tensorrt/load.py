@@ -76,7 +76,7 @@ class LoadedPlan:
         self._key = keys[0]
         self.engine: Any = self._load(model, keys)
         """TensorRT's own object."""
-        self._config, self._compiled = self._runtime_cache()
+        self._config, self._compiled = self._runtime_config()
 
     def new_context(self) -> Any:
         """An execution context, or None if there is no memory for it."""
@@ -152,10 +152,19 @@ class LoadedPlan:
         validity, diagnostics = self._runtime.get_engine_validity(plan)
         return f" ({validity}, {diagnostics})"
 
-    def _runtime_cache(self) -> tuple[Any, Any]:
+    def _runtime_config(self) -> tuple[Any, Any]:
+        """For TensorRT for RTX: how execution contexts compile, and what they compiled before.
+
+        On a plan for a range it would run kernels for any size first, until those for this size are compiled beside
+        them, and a CUDA graph would keep what it was captured with. So the first run waits for the faster ones. Nobody
+        has seen this on a GPU; without one it can't be verified.
+        """
         if not self._source.backend.compiles_on_device:
             return None, None
         config = self.engine.create_runtime_config()
+        strategies = getattr(self.vendor, "DynamicShapesKernelSpecializationStrategy", None)
+        if strategies is not None:  # else an old version
+            config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         compiled = config.create_runtime_cache()
         if self._source.cache is not None:
             known = self._source.cache.load_side(f"runtime-{self._key.digest}")

@@ -47,10 +47,16 @@ class LayerType(enum.Enum):
 
 class BuilderFlag(enum.Enum):
     TF32 = 0
+    REQUIRE_USER_ALLOCATION = 1
 
 
 class MemoryPoolType(enum.Enum):
     WORKSPACE = 0
+
+
+class DynamicShapesKernelSpecializationStrategy(enum.Enum):
+    LAZY = 0
+    EAGER = 1
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
@@ -171,6 +177,7 @@ class IBuilderConfig:
     def __init__(self) -> None:
         self.ranges: dict[str, list[list[int]]] = {}
         self.cleared: list[BuilderFlag] = []
+        self.given: list[BuilderFlag] = []
         self.builder_optimization_level = 3
         self.max_aux_streams = 0
         self.progress_monitor: IProgressMonitor | None = None
@@ -185,6 +192,9 @@ class IBuilderConfig:
 
     def clear_flag(self, flag: BuilderFlag) -> None:
         self.cleared.append(flag)
+
+    def set_flag(self, flag: BuilderFlag) -> None:
+        self.given.append(flag)
 
     def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache | None:
         return None if serialized_timing_cache.startswith(b"!") else ITimingCache(bytes(serialized_timing_cache))
@@ -222,6 +232,7 @@ class Builder:
             self._logger.log(ILogger.ERROR, f"Network has dynamic inputs {missing}, but no optimization profile")
             return None
         about = {"version": __version__, "level": config.builder_optimization_level, "ranges": config.ranges}
+        about["static"] = BuilderFlag.REQUIRE_USER_ALLOCATION in config.given
         head = json.dumps(about | {"tf32": BuilderFlag.TF32 not in config.cleared}).encode()
         return IHostMemory(MAGIC + head + b"\0" + network.content)
 
@@ -236,7 +247,8 @@ class Runtime:
         if not content.startswith(MAGIC) or json.loads(head)["version"] != __version__:
             self._logger.log(ILogger.ERROR, "Serialized engine is not of this version")
             return None
-        return ICudaEngine(model, json.loads(head)["ranges"], self._logger)
+        about = json.loads(head)
+        return ICudaEngine(model, about["ranges"], self._logger, static=about["static"])
 
 
 class IRuntimeCache:
@@ -252,6 +264,8 @@ class IRuntimeCache:
 
 
 class IRuntimeConfig:
+    dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
+
     def create_runtime_cache(self) -> IRuntimeCache:
         return IRuntimeCache()
 
@@ -260,8 +274,8 @@ class IRuntimeConfig:
 
 
 class ICudaEngine:
-    def __init__(self, model: bytes, ranges: dict[str, list[list[int]]], logger: ILogger) -> None:
-        self._logger = logger
+    def __init__(self, model: bytes, ranges: dict[str, list[list[int]]], logger: ILogger, *, static: bool) -> None:
+        self._logger, self._static = logger, static
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -299,15 +313,25 @@ class ICudaEngine:
 
     def create_execution_context(self, runtime_config: IRuntimeConfig | None = None) -> IExecutionContext | None:
         scratch = device[-1].allocate(SCRATCH_BYTES)
-        return None if scratch is None else IExecutionContext(self, scratch)
+        return None if scratch is None else IExecutionContext(self, scratch, self._suits_graphs(runtime_config))
+
+    def _suits_graphs(self, config: IRuntimeConfig | None) -> bool:
+        """Not with TensorRT for RTX if it may allocate on the way, or exchange what was captured for something faster.
+
+        The real one captures that all the same, or tells when it runs.
+        """
+        kinds = DynamicShapesKernelSpecializationStrategy
+        lazy = config is not None and config.dynamic_shapes_kernel_specialization_strategy == kinds.LAZY
+        return config is None or (self._static and not (self.ranges and lazy))
 
 
 class IExecutionContext:
     capturable = True
     """A test may set it to False, for a network whose inference can't be captured."""
 
-    def __init__(self, engine: ICudaEngine, scratch: int) -> None:
+    def __init__(self, engine: ICudaEngine, scratch: int, suits_graphs: bool) -> None:
         self.engine = engine
+        self._suits_graphs = suits_graphs
         self._scratch = scratch
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
@@ -350,7 +374,7 @@ class IExecutionContext:
             return False
         if any(name not in self._addresses for name in (*inputs, *outputs)):
             return False
-        if not self.capturable and device[-1].capturing(stream_handle):
+        if not (self.capturable and self._suits_graphs) and device[-1].capturing(stream_handle):
             return False
 
         memory = {name: (address, self.size_of(name)) for name, address in self._addresses.items()}

@@ -17,7 +17,7 @@ from onnx_models.cards import list_cards, load_card
 from streamer.color import ChromaScaler
 from streamer.fitting import Fitter
 from streamer.frame import ColorSpec, PixelLayout, VideoFormat
-from tests.pixel_models import tiny_model
+from tests.pixel_models import tiny_model, tiny_proto, with_weights_by
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,6 +88,12 @@ def test_the_stabiliser_builds_behind_a_network(rtx: Any, name: str, pix_fmt: st
     assert build_plan(rtx, journal, with_shapes(model, shapes[1]).content, settings)[0]
     assert build_plan(rtx, journal, model, settings, profile=Profile(*shapes))[0]
     assert not journal.problems
+
+
+@pytest.mark.parametrize("operator", ["Constant", "Identity"])
+def test_weights_from_a_node_build_in_float16(rtx: Any, operator: str) -> None:
+    model = with_weights_by(operator, tiny_proto()).SerializeToString()
+    assert build(rtx, half_precision(model), capability="8.6")
 
 
 @pytest.mark.parametrize("islands", [1, ("phases",)])

@@ -10,11 +10,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engines import EngineError, EngineRequest, PlanCache, TensorRTEngine, TensorRTRTXEngine, open_engine
+from engines import (
+    EngineError,
+    EngineRequest,
+    PlanCache,
+    TensorRTEngine,
+    TensorRTRTXEngine,
+    open_engine,
+    plan_is_ready,
+)
 from engines.tensorrt import BuildSettings
 from engines.tensorrt.key import PlanKey
 from tests.gpu import standin
@@ -92,10 +100,46 @@ def test_a_damaged_or_foreign_plan_is_built_again(
 def test_a_plan_that_others_may_write_is_not_loaded(cache: PlanCache, caplog: pytest.LogCaptureFixture) -> None:
     cache.fetch(KEY, "it", lambda: b"plan")
     only_plan(cache).chmod(0o666)
+    assert cache.fetch(KEY, "it", never).cached, "nobody else comes into the folder"
+    cache.folder.chmod(0o755)
     assert cache.fetch(KEY, "it", lambda: b"my own").content == b"my own"
     assert "may be written by, someone else" in caplog.text
     cache.folder.chmod(0o777)
     assert not cache.fetch(KEY, "it", lambda: b"again").cached
+    assert "plans are not kept" in caplog.text
+
+
+def test_a_folder_on_a_read_only_volume_is_read(cache: PlanCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    cache.fetch(KEY, "it", lambda: b"plan")
+    for call in ("utime", "unlink"):
+        monkeypatch.setattr(os, call, read_only)
+    assert cache.peek(KEY, "it") == b"plan"
+    cache.discard(KEY, "it", "it does not load")
+    assert cache.clear() == 0
+    assert cache.peek(KEY, "it") == b"plan"
+
+
+def test_a_folder_that_is_closed_to_the_user_has_no_plans(
+    simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As root leaves it, for example in a container."""
+    real, request = os.stat, EngineRequest(tiny_model(), WIDTH, HEIGHT, engine="tensorrt")
+    open_engine(request, slots=1).close()
+    closed = str(PlanCache().folder)
+
+    def denied(path: Any, **settings: Any) -> os.stat_result:
+        if str(path).startswith(closed):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, **settings)
+
+    monkeypatch.setattr(os, "stat", denied)
+    assert not plan_is_ready(request)
+    assert (PlanCache().entries(), PlanCache().keys(), PlanCache().clear()) == ([], [], 0)
+    with open_engine(request, slots=1) as engine:
+        assert engine.is_open
     assert "plans are not kept" in caplog.text
 
 
@@ -152,6 +196,24 @@ def test_the_plans_used_longest_ago_make_room(tmp_path: Path) -> None:
         assert not (cache.folder / f"{key.digest}.plan").exists()
 
 
+def test_another_process_makes_room_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = PlanCache(tmp_path / "plans", limit_bytes=500)
+    for number in range(3):
+        cache.fetch(PlanKey(KEY.parts | {"model": str(number)}), "it", lambda: bytes(300))
+    real = PlanCache._plans
+
+    def emptied_behind_its_back(self: PlanCache) -> list[Path]:
+        found = real(self)
+        for path in found:
+            if KEY.digest not in path.name:
+                path.unlink()
+        return found
+
+    monkeypatch.setattr(PlanCache, "_plans", emptied_behind_its_back)
+    assert cache.fetch(KEY, "it", lambda: bytes(300)).content == bytes(300)
+    assert cache.fetch(KEY, "it", never).cached
+
+
 def test_clearing_says_what_it_freed(cache: PlanCache) -> None:
     assert cache.clear() == 0
     cache.fetch(KEY, "it", lambda: bytes(5000))
@@ -181,6 +243,22 @@ def test_two_processes_build_a_plan_once(cache: PlanCache) -> None:
     with children[0] as child:
         out, _ = child.communicate(timeout=60)
     assert out.strip() == "from the parent"
+
+
+def test_plans_are_kept_on_a_file_system_without_locks(
+    cache: PlanCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As some network file systems answer."""
+    fcntl = pytest.importorskip("fcntl", reason="Windows locks otherwise")
+
+    def no_locks(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert not cache.fetch(KEY, "it", lambda: b"plan").cached
+    assert "another process may build it at the same time: No locks available" in caplog.text
+    assert "waiting" not in caplog.text
+    assert cache.fetch(KEY, "it", never).content == b"plan"
 
 
 # --- with the engine
@@ -220,6 +298,15 @@ def test_a_plan_of_another_version_is_built_again(
         pass
     assert "is not usable (TensorRT does not load the plan: Serialized engine is not of this version)" in caplog.text
     assert plan in only_plan(cache).read_bytes()
+
+
+def test_a_driver_that_counts_memory_otherwise_finds_the_plan(simulated_gpu: SimulatedGpu) -> None:
+    request = EngineRequest(tiny_model(), WIDTH, HEIGHT, engine="tensorrt")
+    for memory, ready in ((8 << 30, True), ((8 << 30) - (200 << 20), True), (6 << 30, False)):
+        simulated_gpu.reset(memory=memory)
+        if memory == 8 << 30:
+            open_engine(request, slots=1).close()
+        assert plan_is_ready(request) == ready
 
 
 def test_what_rtx_compiled_is_kept(simulated_gpu: SimulatedGpu, cache: PlanCache) -> None:

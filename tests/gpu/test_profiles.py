@@ -60,6 +60,18 @@ def test_every_size_in_the_range_runs_on_one_plan(
     assert not plan_is_ready(request_.resized((42, 30)))
 
 
+@pytest.mark.parametrize("engine", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("smallest", [None, SMALLEST])
+def test_graphs_run_for_one_size_and_for_a_range(
+    request_: EngineRequest, simulated_gpu: SimulatedGpu, engine: str, smallest: tuple[int, int] | None
+) -> None:
+    request = replace(request_, engine=engine)
+    build_engine(request, smallest=smallest)
+    simulated_gpu.clear_counts()
+    check(request)
+    assert simulated_gpu.counts().get("cuGraphLaunch", 0) > 0
+
+
 def test_outside_of_the_range_a_plan_of_its_own_is_built(request_: EngineRequest) -> None:
     build_engine(request_, smallest=SMALLEST)
     outside = request_.resized((28, 18))

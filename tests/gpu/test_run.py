@@ -23,7 +23,7 @@ from engines.tensorrt import to_fp16
 from onnx_models.cards import list_cards
 from tests.gpu import standin
 from tests.gpu.device import MEMORY, SEEDS
-from tests.pixel_models import Array, assert_close, expected, picture, tiny_model
+from tests.pixel_models import Array, assert_close, expected, picture, tiny_model, tiny_proto, with_weights_by
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 HEIGHT, WIDTH = 18, 26
 SHAPES = {"luma": (1, 1, HEIGHT, WIDTH)}
 ALIGNMENT, SCALAR_BYTES = 256, 4
-OUT_OF_MEMORY, ILLEGAL_ADDRESS = 2, 700
+INVALID_VALUE, OUT_OF_MEMORY, ILLEGAL_ADDRESS = 1, 2, 700
 FRAMES = 5
 
 
@@ -143,6 +143,13 @@ def test_float16_that_becomes_float32_is_an_error(simulated_gpu: SimulatedGpu, m
     monkeypatch.setattr(standin.ILayer, "get_output", lambda self, index: standin.ITensor(standin.DataType.FLOAT))
     with pytest.raises(EngineError, match="1 convolutions in float16, but TensorRT would run 0 so"):
         TensorRTEngine(to_fp16(tiny_model()), SHAPES).open()
+
+
+@pytest.mark.parametrize("operator", ["Constant", "Identity"])
+def test_float16_weights_may_come_from_a_node(simulated_gpu: SimulatedGpu, operator: str) -> None:
+    model = with_weights_by(operator, tiny_proto()).SerializeToString()
+    with TensorRTEngine(to_fp16(model), SHAPES) as engine:
+        check_a_frame(engine)
 
 
 def test_a_network_that_is_not_strongly_typed_is_an_error(
@@ -265,6 +272,25 @@ def test_memory_that_runs_out_anywhere_else_is_recognised(
         TensorRTEngine(tiny_model(), SHAPES).open()
 
 
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize(
+    ("call", "after"), [("cuMemAlloc", 1), ("cuMemcpyHtoDAsync", 0), ("cuStreamWaitEvent", 0), ("cuEventRecord", 3)]
+)
+def test_an_opening_that_fails_half_way_keeps_nothing(
+    simulated_gpu: SimulatedGpu, call: str, after: int, graphs: bool
+) -> None:
+    """Streams, buffers and execution contexts are in the error's frames."""
+    simulated_gpu.fail(call, INVALID_VALUE, after=after)
+    with pytest.raises(EngineError, match=f"cannot open the given model: {call} failed"):
+        TensorRTEngine(tiny_model(), SHAPES, graphs=graphs).open()
+
+
+def test_a_graph_that_cannot_be_launched_keeps_nothing(simulated_gpu: SimulatedGpu) -> None:
+    simulated_gpu.fail("cuGraphLaunch", INVALID_VALUE)
+    with pytest.raises(EngineError, match="cannot open the given model: cuGraphLaunch failed"):
+        TensorRTEngine(tiny_model(), SHAPES).open()
+
+
 # --- failures while running
 
 
@@ -321,6 +347,24 @@ def test_without_graphs_the_work_is_enqueued_piece_by_piece(
         assert "runs without CUDA graphs" in caplog.text
         assert per_frame(engine, simulated_gpu)["cuEventRecord"] == 3
         check_a_frame(engine)
+
+
+@pytest.mark.parametrize("call", ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate"])
+def test_bindings_that_do_not_fit_the_driver(
+    simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    bindings = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    real = getattr(bindings, call)
+
+    def missing(*arguments: Any) -> None:
+        if call == "cuStreamEndCapture":
+            real(*arguments)
+        raise RuntimeError(f'Function "{call}" not found')
+
+    monkeypatch.setattr(bindings, call, missing)
+    with caplog.at_level(logging.INFO), TensorRTEngine(tiny_model(), SHAPES) as engine:
+        check_a_frame(engine)
+    assert f'runs without CUDA graphs: {call}: Function "{call}" not found' in caplog.text
 
 
 def test_something_that_may_not_be_captured(simulated_gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,8 @@ JUDGE_RAMP_STEPS = 1000
 """The judge's weight rises over these steps, while it learns what to look for."""
 CONTRAST_MIN = 1 / 255
 """Of texture: less is none."""
+FLICKER_MIN = 0.5 / 255
+"""Added to what a share of flicker is taken of: less can't be seen."""
 LEVEL_JITTER = 0.05
 """Standard deviation: in use the level of a stream is an estimate."""
 
@@ -201,17 +203,19 @@ def texture_loss(out: Tensor, target: Tensor, weights: Tensor) -> Tensor:
 
 
 def flicker_loss(out: Tensor, target: Tensor, interpolated: Tensor, weights: Tensor) -> Tensor:
-    """How much more the output flickers than the interpolation; each picture counted by its weight `[N]`.
+    """By which share the output flickers more than the interpolation; each picture counted by its weight `[N]`.
 
     Flicker is the l1 between the changes from the first to the second frame of each two and of the target, as a mean
     over squares of 7 pixels. 0 where it is no more than the interpolation's: what networks gain there may be spent.
+    It is a share because what flickers a little, a wall or a sky, is where eyes see it.
     """
 
     def flicker(frames: Tensor) -> Tensor:
         change = (frames[1::2] - frames[::2]) - (target[1::2] - target[::2])
         return functional.avg_pool2d(change.abs(), 7, stride=2)
 
-    more = functional.relu(flicker(out) - flicker(interpolated))
+    least = flicker(interpolated)
+    more = functional.relu(flicker(out) - least) / (least + FLICKER_MIN)
     return (weights[::2] * more.mean(dim=(1, 2, 3))).mean()
 
 

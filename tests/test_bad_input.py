@@ -191,6 +191,39 @@ class TestOutputs:
             refuse(UsageError, "is the input", tmp_path / source, tmp_path / "f%04d.png", force=True)
         assert (tmp_path / "f0001.png").read_bytes() == before
 
+    @pytest.mark.parametrize(
+        ("source", "output"), [("f%d.png", "f2.png"), ("f%d.png", "f%1d.png"), ("f%d.png", "g%d.png")]
+    )
+    def test_a_picture_of_the_input_is_not_overwritten(
+        self, clip: Path, tmp_path: Path, source: str, output: str
+    ) -> None:
+        streamer.enhance(clip, tmp_path / "f%d.png", model="none", duration=0.1)
+        (tmp_path / "g1.png").symlink_to(tmp_path / "f2.png")
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        refuse(UsageError, "is the input", tmp_path / source, tmp_path / output, force=True)
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+    def test_other_numbers_beside_the_input(self, clip: Path, tmp_path: Path) -> None:
+        streamer.enhance(clip, tmp_path / "f%d.png", model="none", duration=0.1)
+        streamer.enhance(tmp_path / "f%d.png", tmp_path / "f%03d.png", model="none")
+        assert {path.name for path in tmp_path.iterdir()} == {
+            *("f1.png", "f2.png", "f3.png"),
+            *("f001.png", "f002.png", "f003.png"),
+        }
+
+    def test_a_job_that_fails_leaves_an_existing_picture_alone(self, clip: Path, tmp_path: Path) -> None:
+        old = tmp_path / "old.png"
+        old.write_text("precious")
+        refuse(UsageError, "holds one picture", clip, old, model="none", force=True)
+        assert (old.read_text(), os.listdir(tmp_path)) == ("precious", ["old.png"])
+
+    def test_a_finished_picture_stays_when_another_output_fails(self, clip: Path, tmp_path: Path) -> None:
+        old = tmp_path / "old.png"
+        old.write_text("replaced")
+        outputs = [old, "udp://nobody.invalid:9"]
+        refuse(SinkError, "nobody.invalid", clip, outputs, model="none", duration=0.01, live=False, force=True)
+        assert (len(decoded(old)), os.listdir(tmp_path)) == (1, ["old.png"])
+
     def test_many_files_are_not_one(self, clip: Path, tmp_path: Path) -> None:
         for name in ("a.mpd", "a.m3u8"):
             refuse(UsageError, "is many files", clip, tmp_path / name)

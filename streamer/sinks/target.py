@@ -48,13 +48,21 @@ class Target:
 
 def overwrites(output: str, source: str) -> bool:
     """Whether writing `output` (a file or numbered sequence) would write over the file or sequence `source`."""
-    if os.path.realpath(output) == os.path.realpath(source):
-        return True
-    if os.path.exists(output) and os.path.exists(source):
-        return os.path.samefile(output, source)
-    field = NUMBER.search(os.path.basename(output))
-    if field is None or os.path.realpath(os.path.dirname(output)) != os.path.realpath(os.path.dirname(source)):
-        return False
-    name = os.path.basename(output)
-    pattern = re.escape(name[: field.start()]) + r"\d+" + re.escape(name[field.end() :])
-    return re.fullmatch(pattern, os.path.basename(source)) is not None
+    return not _identities(output).isdisjoint(_identities(source))
+
+
+def numbered_files(pattern: Path) -> list[Path]:
+    """The files that are there, sorted by name, of those that a pattern such as frames/%05d.png means."""
+    field = NUMBER.search(pattern.name)
+    if field is None or not pattern.parent.is_dir():
+        return []
+    before, after = re.escape(pattern.name[: field.start()]), re.escape(pattern.name[field.end() :])
+    match = re.compile(f"{before}([0-9]+){after}").fullmatch
+    found = ((entry, match(entry.name)) for entry in pattern.parent.iterdir())
+    return sorted(entry for entry, number in found if number and field[0] % int(number[1]) == number[1])
+
+
+def _identities(name: str) -> set[tuple[int, int]]:
+    """Device and inode of the existing files that a name means, be it theirs, a link's or a sequence's."""
+    files = [Path(name), *numbered_files(Path(name))]
+    return {(status.st_dev, status.st_ino) for status in (file.stat() for file in files if file.exists())}

@@ -108,6 +108,7 @@ class MediaSource:
         self._interrupted.set()
 
     def close(self) -> None:
+        self._frames = iter(())  # a walk that went on would read what is no longer there
         if self._container is not None:
             self._container.close()
             self._container = None

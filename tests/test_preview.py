@@ -30,7 +30,8 @@ from streamer.enhancer import EnhanceStage
 from streamer.errors import SinkError
 from streamer.frame import FULL, LIMITED, ColorSpec, Frame, VideoFormat
 from streamer.sinks import make_sink
-from streamer.sinks.window import Window, columns, displayed_size
+from streamer.sinks.upright import displayed_size
+from streamer.sinks.window import Window, columns
 from streamer.stats import Stats
 from streamer.switch import ModelSwitch
 from tests.clips import decoded, make_frame
@@ -167,7 +168,13 @@ class TestWindow:
             assert "frames/s" in window.status
             assert window.picture[:20, :20].min() < 20 < 200 < window.picture[:20].max()
 
-    @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p", "gray", "yuv420p10le"])
+    @pytest.mark.parametrize(
+        "pix_fmt",
+        [
+            *("yuv420p", "yuv422p", "yuv440p", "yuv444p", "gray", "yuv420p10le"),
+            *("yuv422p9le", "yuv422p10le", "yuv422p14le", "yuv422p16le"),
+        ],
+    )
     @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
     def test_pictures_stand_upright(self, pix_fmt: str, rotation: int) -> None:
         frame = make_frame(pix_fmt, 48, 32)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import engines
 from onnx_models.cards import ModelCard, imported_folder, list_cards, load_card, model_names
 from streamer.enhancer import EnhanceStage, check_level, check_strength
-from streamer.errors import SourceError, UsageError, public_url
+from streamer.errors import SourceError, UsageError, public_url, reason_of
 from streamer.frame import Frame
 from streamer.metrics import MetricsServer
 from streamer.observer import Observer, OnStats
@@ -223,7 +223,7 @@ def enhance(
         with _watched(pipeline, public_url(source_name), metrics, on_stats if source.live else None):
             interrupt = _wait(pipeline, _window(pipeline, stages, sinks))
     except SourceError:
-        _say_finished(names, run.frames)
+        _say_finished(names, run.frames, pipeline.later_failure)
         raise
     if not run.frames and interrupt is None:
         raise SourceError(f"{public_url(source_name)} has no frame in the part asked for; check --start and --duration")
@@ -394,8 +394,11 @@ def _hearing() -> Iterator[Callable[[], bool]]:
         raise KeyboardInterrupt
 
 
-def _say_finished(names: list[str], frames: int) -> None:
-    if frames:
+def _say_finished(names: list[str], frames: int, failure: BaseException | None) -> None:
+    """Says what became of the outputs of an input that failed: they are finished, but for a `failure` of their own."""
+    if failure is not None:
+        log.warning("not every output could be finished: %s", reason_of(failure))
+    elif frames:
         finished = ", ".join(public_url(name) for name in names)
         log.warning("%s: finished with the %d frames before the failure", finished, frames)
 

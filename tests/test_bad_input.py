@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 import streamer
 from engines import EngineError
 from streamer.errors import SinkError, SourceError, StreamerError, UsageError, public_url
+from streamer.frame import Frame
+from streamer.sources.media import MediaSource
 from tests.clips import Clip, decoded, times
 
 
@@ -178,6 +181,35 @@ class TestOutputs:
         target.write_text("precious")
         refuse(LookupError, "in the callback", clip, target, force=True, on_progress=fail)
         assert target.read_text() == "precious"
+
+    @pytest.mark.parametrize("folder_goes", [False, True])
+    def test_what_became_of_the_output_of_an_input_that_fails(
+        self,
+        clip: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        folder_goes: bool,
+    ) -> None:
+        folder = tmp_path / "results"
+        folder.mkdir()
+        read = MediaSource.read
+
+        def fail_late(source: MediaSource) -> Frame | None:
+            frame = read(source)
+            if frame is not None and frame.index < 5:
+                return frame
+            if folder_goes:
+                shutil.rmtree(folder)
+            raise SourceError("the disk is gone")
+
+        monkeypatch.setattr(MediaSource, "read", fail_late)
+        refuse(SourceError, "the disk is gone", clip, folder / "out.mp4", model="none")
+        said = (
+            "not every output could be finished: can't finish" if folder_goes else "finished with the 5 frames before"
+        )
+        assert [said in message for message in caplog.messages] == [True]
+        assert (folder / "out.mp4").exists() is not folder_goes
 
     def test_no_picture_of_a_sequence_is_replaced_without_force(self, clip: Path, tmp_path: Path) -> None:
         (tmp_path / "f0002.png").write_text("precious")

@@ -174,6 +174,17 @@ def test_commands_that_tell(arguments: tuple[str, ...], expected: tuple[str, ...
         assert text in done.stdout
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(clip: Path, tmp_path: Path) -> None:
+    job = ("enhance", clip, tmp_path / "out.mkv", "--model", "none", "--json")
+    for arguments in (("models", "list"), job):
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run(command(*arguments), stdout=writing, stderr=subprocess.PIPE, text=True, timeout=LIMIT_S)
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (1, "")
+    assert len(decoded(tmp_path / "out.mkv")) == 12
+
+
 def test_every_public_name_resolves() -> None:
     assert {name for name in streamer.__all__ if getattr(streamer, name) is None} == set()
     with pytest.raises(AttributeError, match="no attribute 'nope'"):

@@ -213,6 +213,40 @@ def test_a_job_with_a_preview_ends_with_its_input(pygame: Any) -> None:
     assert not pygame.display.get_init()
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_photograph_stays_until_the_window_is_closed_or_the_job_stopped(
+    pygame: Any, tmp_path: Path, stopped: bool
+) -> None:
+    pipelines: list[streamer.Pipeline] = []
+    attend, attended = Window.attend, 0
+
+    def close_later(window: Window) -> bool:
+        nonlocal attended
+        attended += 1
+        if (tmp_path / "out.png").exists():  # the rest of the job is done
+            if stopped:
+                pipelines[0].stop()
+            else:
+                pygame.event.post(pygame.event.Event(pygame.QUIT))
+        return attend(window)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Window, "attend", close_later)
+        outputs = ["preview:", str(tmp_path / "out.png")]
+        summary = streamer.enhance("test:64x48@25,1", outputs, model="none", live=False, on_start=pipelines.append)
+    assert (summary.frames, attended > 0, summary.interrupted) == (1, True, False)
+    assert not pygame.display.get_init()
+
+
+def test_a_failure_behind_a_photograph_closes_the_window(pygame: Any, tmp_path: Path) -> None:
+    def fail(progress: streamer.Progress) -> None:
+        raise LookupError("in the callback")
+
+    with pytest.raises(LookupError, match="in the callback"):
+        streamer.enhance("test:64x48@25,1", "preview:", model="none", live=False, on_progress=fail)
+    assert not pygame.display.get_init()
+
+
 def test_quitting_the_window_ends_the_job(pygame: Any) -> None:
     def quit_soon(progress: streamer.Progress) -> None:
         if progress.frames >= 10 and pygame.display.get_init():

@@ -26,7 +26,7 @@ from streamer.observer import Observer, OnStats
 from streamer.pipeline import Pipeline
 from streamer.sinks import make_sink
 from streamer.sinks.codecs import EncoderSettings
-from streamer.sinks.outputs import is_live_output, is_real_time, is_screen
+from streamer.sinks.outputs import is_live_output, is_real_time, is_screen, place_of
 from streamer.sinks.preview import PreviewSink
 from streamer.sinks.queued import QueuedSink
 from streamer.sinks.segments import SegmentedSink
@@ -306,8 +306,8 @@ def _check_names(source: str, outputs: list[str]) -> None:
     for name in files:
         if overwrites(name, source):
             raise UsageError(f"{name} is the input: write to another file")
-    others = [name for name in outputs if is_live_output(name) or is_screen(name)]
-    if len({os.path.realpath(name) for name in files}) < len(files) or len(set(others)) < len(others):
+    places = [place_of(name) for name in outputs if name != "null:"]
+    if len(set(places)) < len(places):
         named = ", ".join(public_url(name) for name in outputs)
         raise UsageError(f"an output is named twice among {named}: give every output its own name")
 

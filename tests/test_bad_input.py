@@ -288,6 +288,11 @@ class TestOutputs:
         refuse(UsageError, "an output is named twice", clip, [target, target])
         refuse(UsageError, "an output is named twice", clip, [target, target.parent / "." / target.name])
 
+    def test_a_playlist_named_twice(self, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        refuse(UsageError, "an output is named twice", clip, ["hls:a", "hls:./a/"])
+        assert not list(tmp_path.iterdir())
+
     def test_one_picture_for_a_video(self, clip: Path, tmp_path: Path) -> None:
         refuse(UsageError, "holds one picture but the input has more", clip, tmp_path / "out.png")
         assert not list(tmp_path.glob("*.png"))

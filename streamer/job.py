@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import threading
@@ -42,6 +41,8 @@ log = logging.getLogger(__name__)
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 DEFAULT_SCALE = 2
 _PATIENCE_S = 10.0
+_LONGEST_S = 1e9
+"""No number of seconds, or rate, makes sense beyond; FFmpeg counts microseconds in 64 bits."""
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 _RunWindow = Callable[[Callable[[], bool]], None]
 
@@ -177,6 +178,7 @@ def enhance(
     source_name = os.fsdecode(input)
     _check_names(source_name, names)
     check_strength(strength)
+    _check_engine(engine, precision)
     stabiliser = _stabiliser(stabilise, stabilise_strength, model, keeps_source="preview:" in names)
     live = is_live(source_name) or any(map(is_real_time, names)) if live is None else live
     held_to = _exact("fps", fps)
@@ -248,15 +250,21 @@ def _watched(pipeline: Pipeline, name: str, metrics: str | None, on_stats: OnSta
 def _exact(option: str, value: float | None) -> Fraction | None:
     if value is None:
         return None
-    if not math.isfinite(value):
+    if not abs(value) <= _LONGEST_S:  # nor NaN
         raise UsageError(f"--{option} {value} is not a number that makes sense")
     return Fraction(value).limit_denominator(1_000_000)
 
 
-def _log_engine_choice(name: str) -> None:
-    """Says once which engine runs and why. Raises UsageError for an unknown one, EngineError for an unusable one."""
+def _check_engine(name: str, precision: str) -> None:
+    """Raises UsageError for names that mean nothing."""
     if name not in engines.engine_names():
         raise UsageError(f"there is no engine {name!r}: use one of {', '.join(engines.engine_names())}")
+    if precision not in engines.PRECISIONS:
+        raise UsageError(f"there is no precision {precision!r}: use one of {', '.join(engines.PRECISIONS)}")
+
+
+def _log_engine_choice(name: str) -> None:
+    """Says once which engine runs and why. Raises EngineError for an unusable one."""
     for reason in engines.choose_engine(name).reasons:
         log.info("engine %s", reason)
 

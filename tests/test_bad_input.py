@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -123,6 +124,8 @@ class TestArguments:
             ({"strength": -1.0}, "strength -1.0 is out of range"),
             ({"strength": float("nan")}, "strength nan is out of range"),
             ({"level": 1.2}, r"level 1.2 is out of range: 0 \(clean\) to 1"),
+            ({"level": "high"}, r"level high is out of range: 0 \(clean\) to 1"),
+            ({"strength": "high"}, "strength high is out of range"),
             ({"level": float("nan")}, "level nan is out of range"),
             ({"level": 0.5, "model": "none"}, "model none takes no level"),
             ({"noise": -0.1}, "noise -0.1 is out of range"),
@@ -137,6 +140,8 @@ class TestArguments:
             ({"engine": "warp"}, "there is no engine 'warp': use one of auto"),
             ({"codec": ""}, "unknown codec ''"),
             ({"model": "none", "strength": 9.0}, "strength 9.0 is out of range"),
+            ({"start": 1e300}, r"--start 1e\+300 is not a number that makes sense"),
+            ({"duration": 1e300}, r"--duration 1e\+300 is not a number that makes sense"),
             ({"start": float("nan")}, "--start nan is not a number"),
             ({"duration": float("inf")}, "--duration inf is not a number"),
             ({"fps": 10}, "--fps is for numbered sequences"),
@@ -148,6 +153,29 @@ class TestArguments:
     def test_refused(self, clip: Path, target: Path, options: dict[str, object], match: str) -> None:
         refuse(UsageError, match, clip, target, **options)
         assert not target.exists()
+
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            ({"engine": "warp"}, "there is no engine 'warp': use one of auto"),
+            ({"precision": "f8"}, "there is no precision 'f8': use one of auto, f32, f16, int8"),
+            ({"rtsp_transport": "mail"}, "unknown RTSP transport 'mail': choose tcp or udp"),
+            ({"stabilise": "warp"}, "'warp'"),
+            ({"codec": "betamax"}, "unknown codec 'betamax': choose one of h264"),
+            ({"crf": float("nan")}, "--crf nan is out of range"),
+            ({"crf": -1}, "--crf -1 is out of range"),
+            ({"pix_fmt": "yuv421p"}, "unknown pixel format 'yuv421p'"),
+        ],
+    )
+    def test_what_does_not_exist_is_refused_where_it_has_no_use_too(
+        self, options: dict[str, object], match: str
+    ) -> None:
+        refuse(UsageError, match, "test:64x48@25,1", "null:", model="none", **options)
+
+    def test_what_exists_may_have_no_use(self) -> None:
+        options: dict[str, Any] = {"engine": "openvino", "precision": "f32", "rtsp_transport": "udp", "codec": "hevc"}
+        options |= {"crf": 20, "pix_fmt": "yuv420p", "preset": "slow"}
+        assert streamer.enhance("test:64x48@25,1", "null:", model="none", **options).frames == 1
 
     def test_an_engine_that_cannot_run(self, clip: Path, target: Path) -> None:
         refuse(EngineError, "tensorrt engine was asked for and cannot run", clip, target, engine="tensorrt")

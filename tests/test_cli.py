@@ -63,7 +63,7 @@ def test_failure_is_1_and_bad_usage_2_without_a_traceback(clip: Path, tmp_path: 
         (2, ("enhance", clip, tmp_path / "a.mp4", "--level", "7")),
         (2, ("enhance", clip, tmp_path / "a.mp4", "--level", "some")),
         (2, ("enhance", clip, tmp_path / "a.mp4", "--noise", "-1")),
-        (1, ("enhance", clip, tmp_path / "a.mp4", "--precision", "f64")),
+        (2, ("enhance", clip, tmp_path / "a.mp4", "--precision", "f64")),
         (2, ("enhance", clip, tmp_path / "a.mp4", "--no-such-option")),
         (2, ("enhance", clip, clip)),
         (1, ("models", "show", "nope")),

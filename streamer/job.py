@@ -178,7 +178,6 @@ def enhance(
     source_name = os.fsdecode(input)
     _check_names(source_name, names)
     check_strength(strength)
-    _check_engine(engine, precision)
     stabiliser = _stabiliser(stabilise, stabilise_strength, model, keeps_source="preview:" in names)
     live = is_live(source_name) or any(map(is_real_time, names)) if live is None else live
     held_to = _exact("fps", fps)
@@ -192,11 +191,11 @@ def enhance(
         rtsp_transport=rtsp_transport,
     )
     card = choose_model(model, scale)
+    _check_engine(engine, precision, is_used=card is not None)
     fixed_level = check_level("level", None if level == "auto" else level, card)
     fixed_noise = check_level("noise", None if noise == "auto" else noise, card)
     stages: list[Stage] = []
     if card is not None:
-        _log_engine_choice(engine)
         make = partial(
             EnhanceStage,
             engine=engine,
@@ -255,18 +254,18 @@ def _exact(option: str, value: float | None) -> Fraction | None:
     return Fraction(value).limit_denominator(1_000_000)
 
 
-def _check_engine(name: str, precision: str) -> None:
-    """Raises UsageError for names that mean nothing."""
+def _check_engine(name: str, precision: str, *, is_used: bool) -> None:
+    """Says once which engine runs and why, if one is used.
+
+    Raises UsageError for names that mean nothing, EngineError for an engine that is used and can't be.
+    """
     if name not in engines.engine_names():
         raise UsageError(f"there is no engine {name!r}: use one of {', '.join(engines.engine_names())}")
     if precision not in engines.PRECISIONS:
         raise UsageError(f"there is no precision {precision!r}: use one of {', '.join(engines.PRECISIONS)}")
-
-
-def _log_engine_choice(name: str) -> None:
-    """Says once which engine runs and why. Raises EngineError for an unusable one."""
-    for reason in engines.choose_engine(name).reasons:
-        log.info("engine %s", reason)
+    if is_used:
+        for reason in engines.choose_engine(name).reasons:
+            log.info("engine %s", reason)
 
 
 def _stabiliser(mode: str, strength: float, model: str, *, keeps_source: bool) -> StabiliseStage | None:

@@ -108,6 +108,9 @@ class TestInputs:
     def test_a_rate_that_is_none(self, target: Path) -> None:
         refuse(UsageError, "out of range", "test:64x64@30/0", target)
 
+    def test_an_address_that_is_longer_than_any_file_name(self, target: Path) -> None:
+        refuse(SourceError, "can't read http.*: connection refused", f"http://127.0.0.1:1/a?{'x' * 5000}", target)
+
     def test_a_live_input_that_is_not_there_keeps_its_credentials_secret(self, target: Path) -> None:
         url = "rtsp://me:secret@127.0.0.1:1/x"
         refuse(SourceError, r"rtsp://\*\*\*@127.*: connection refused", url, target, reconnect_limit=0)
@@ -252,13 +255,15 @@ class TestOutputs:
         assert (tmp_path / "f0001.png").read_bytes() == before
 
     @pytest.mark.parametrize(
-        ("source", "output"), [("f%d.png", "f2.png"), ("f%d.png", "f%1d.png"), ("f%d.png", "g%d.png")]
+        ("source", "output"),
+        [("f%d.png", "f2.png"), ("f%d.png", "f%1d.png"), ("f%d.png", "g%d.png"), ("h2-2.png", "h%d-%d.png")],
     )
     def test_a_picture_of_the_input_is_not_overwritten(
         self, clip: Path, tmp_path: Path, source: str, output: str
     ) -> None:
         streamer.enhance(clip, tmp_path / "f%d.png", model="none", duration=0.1)
         (tmp_path / "g1.png").symlink_to(tmp_path / "f2.png")
+        shutil.copy(tmp_path / "f2.png", tmp_path / "h2-2.png")
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
         refuse(UsageError, "is the input", tmp_path / source, tmp_path / output, force=True)
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

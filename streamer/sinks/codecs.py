@@ -39,7 +39,7 @@ class EncoderSettings:
         if self.codec not in (None, _Y4M, *CODECS) and not _is_video_encoder(str(self.codec)):
             raise _unknown_codec(str(self.codec))
         if self.crf is not None and not 0 <= self.crf < math.inf:
-            raise UsageError(f"--crf {self.crf:g} is out of range: 0 is the best quality, and more is less")
+            raise UsageError(f"--crf {self.crf:g} is out of range: it is 0 or more")
         if self.pix_fmt is not None and not _is_pix_fmt(self.pix_fmt):
             raise UsageError(f"unknown pixel format {self.pix_fmt!r}: name one of FFmpeg's, such as yuv420p")
 

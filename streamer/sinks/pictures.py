@@ -24,7 +24,7 @@ from streamer.sinks.codecs import (
     set_quantiser,
 )
 from streamer.sinks.fitting import Fitter
-from streamer.sinks.target import NUMBER, Target
+from streamer.sinks.target import NUMBER, Target, numbered
 from streamer.stage import Media
 
 
@@ -45,7 +45,7 @@ class PictureSink:
         self._force = force
         self._written = 0
         self._unfinished: Target | None = None
-        Target(self._file(1), force=force)  # says at once what can't work
+        Target(numbered(self._pattern, 1), force=force)  # says at once what can't work
 
     def open(self, format: VideoFormat, media: Media) -> None:
         self._encoder = choose_encoder(self._pattern.suffix.lower(), "", self._settings, format)
@@ -63,7 +63,7 @@ class PictureSink:
                 f"{self.name} holds one picture but the input has more: write a numbered sequence such as "
                 f"{stem}-%05d{suffix}"
             )
-        target = Target(self._file(self._written + 1), force=self._force)
+        target = Target(numbered(self._pattern, self._written + 1), force=self._force)
         try:
             target.partial.write_bytes(self._encoded(frame))
         except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -98,10 +98,6 @@ class PictureSink:
             return settings
         self.notes.say(f"a {suffix} picture has a codec of its own: --codec, --crf and --preset don't apply to it")
         return replace(settings, codec=None, crf=None, preset=None)
-
-    def _file(self, number: int) -> Path:
-        name = self._pattern.name
-        return self._pattern.with_name(NUMBER.sub(lambda field: field[0] % number, name) if self._is_sequence else name)
 
     def _encoded(self, frame: Frame) -> bytes:
         stored = self._fitter.stored

@@ -15,7 +15,7 @@ from streamer.frame import Frame, VideoFormat
 from streamer.notes import Notes
 from streamer.sinks.codecs import EncoderSettings
 from streamer.sinks.media import MediaSink
-from streamer.sinks.target import NUMBER, numbered_files
+from streamer.sinks.target import NUMBER, numbered, numbered_files
 from streamer.stage import Media
 from streamer.stats import AvSync
 
@@ -115,8 +115,7 @@ class SegmentedSink:
         return sink
 
     def _make(self, begin_s: Fraction) -> MediaSink:
-        path = Path(self.name)
-        name = str(path.with_name(NUMBER.sub(lambda field: field[0] % self._number, path.name)))
+        name = str(numbered(Path(self.name), self._number))
         return MediaSink(name, self._settings, force=self._force, begin_s=begin_s, notes=self.notes)
 
     def _distribute(self, packets: Iterable[Any]) -> None:

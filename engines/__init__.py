@@ -16,7 +16,7 @@ from .opening import open_engine
 from .openvino import OpenVINOEngine
 from .pixels import check_contract, for_bits, input_names, scale_of
 from .plans import build_engine, plan_is_ready, ready_engine
-from .request import EngineRequest
+from .request import PRECISIONS, EngineRequest
 from .select import (
     EngineChoice,
     EngineOption,
@@ -30,6 +30,7 @@ from .tensorrt import PlanCache, PlanEntry, TensorRTEngine, TensorRTRTXEngine, d
 
 __all__ = [
     "FOLLOWER_PREFIX",
+    "PRECISIONS",
     "VALUE_RANGES",
     "Array",
     "ChromaFilter",

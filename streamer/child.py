@@ -13,7 +13,6 @@ import os
 import re
 import subprocess
 import threading
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import IO
 
@@ -28,7 +27,6 @@ WARNING = "warning: "
 
 _NOISE = re.compile(r"\[[^\]]* @ 0x[0-9a-f]+\] |[\d:.]+/SRT:\S+ |@\d+: ?")
 _PROGRESS = re.compile(r"\w+=\s*\S*$")
-_KEPT_LINES = 20
 _PATIENCE_S = 2.0
 
 
@@ -74,7 +72,7 @@ class Child:
         pipe = self._process.stdin if writes else self._process.stdout
         assert pipe is not None
         self.pipe: IO[bytes] = pipe
-        self._said: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._said = ""
         self._listener = threading.Thread(target=self._listen, name="complaints", daemon=True)
         self._listener.start()
 
@@ -89,7 +87,7 @@ class Child:
         except subprocess.TimeoutExpired:
             return ""
         self._listener.join(_PATIENCE_S)
-        return self._said[0] if self._said else ""
+        return self._said
 
     def write(self, content: bytes) -> int:
         """Writes all of `content` into the pipe. Raises OSError."""
@@ -123,5 +121,5 @@ class Child:
                 self.connected.set()
             elif text.startswith(WARNING):
                 log.warning("%s: %s", self._title, text.removeprefix(WARNING))
-            elif text and not _PROGRESS.match(text):
-                self._said.append(public_url(_NOISE.sub("", text)))
+            elif text and not self._said and not _PROGRESS.match(text):
+                self._said = public_url(_NOISE.sub("", text))

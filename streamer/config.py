@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from streamer.errors import UsageError, public_url
 from streamer.job import enhance
-from streamer.sinks.outputs import is_live_output, is_screen
+from streamer.sinks.outputs import place_of
 
 DEFAULTS, STREAMS = "defaults", "streams"
 _INPUT, _OUTPUTS = "input", "outputs"
@@ -44,7 +44,7 @@ def load_streams(path: str | os.PathLike[str]) -> tuple[Stream, ...]:
     """The streams that the file at `path` describes, in its order; paths in it are relative to the current folder.
 
     Raises UsageError, naming stream and key, for what can't be read, an unknown key, a value of another type, a stream
-    without input or outputs, and an output that two streams would write.
+    without input or outputs, and for standard input or an output that two streams would use.
     """
     try:
         with Path(path).open("rb") as file:
@@ -69,6 +69,7 @@ def _streams(content: dict[str, Any]) -> tuple[Stream, ...]:
     if not tables:
         raise UsageError(f"it has no stream: begin one with a line such as [{STREAMS}.door]")
     streams = tuple(_stream(name, table, defaults, types) for name, table in tables.items())
+    _check_input(streams)
     _check_outputs(streams)
     return streams
 
@@ -135,13 +136,19 @@ def _spoken(wanted: Any) -> str:
     return names[wanted]
 
 
+def _check_input(streams: tuple[Stream, ...]) -> None:
+    readers = [stream.name for stream in streams if stream.input == "-"]
+    if len(readers) > 1:
+        raise UsageError(f"streams {readers[0]!r} and {readers[1]!r} both read standard input: only one can")
+
+
 def _check_outputs(streams: tuple[Stream, ...]) -> None:
     owners: dict[str, str] = {}
     for stream in streams:
         for output in stream.outputs:
             if output == "null:":
                 continue
-            place = output if is_live_output(output) or is_screen(output) else os.path.realpath(output)
+            place = place_of(output)
             if place in owners:
                 raise UsageError(
                     f"streams {owners[place]!r} and {stream.name!r} both write {public_url(output)}: "

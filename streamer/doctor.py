@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any
 
 import av
+import av.error
 
 import engines
 import streamer
@@ -103,7 +104,7 @@ def _nvenc_note(name: str) -> str:
     encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = (*_NVENC_SIZE, "yuv420p", Fraction(1, 25))
     try:
         encoder.open()
-    except (OSError, ValueError) as error:
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         return f" (not here: {engines.explain(str(error)) or error})"
     return " (works here)"
 

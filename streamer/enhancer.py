@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -419,7 +419,7 @@ class EnhanceStage:
 
 def check_strength(strength: float) -> float:
     """`strength` if it is a number from 0 to MAX_STRENGTH. Raises UsageError otherwise."""
-    if not (math.isfinite(strength) and 0 <= strength <= MAX_STRENGTH):
+    if not _is_within(strength, MAX_STRENGTH):
         raise UsageError(f"strength {strength} is out of range: 0 (interpolation) to {MAX_STRENGTH}, 1 is the network")
     return float(strength)
 
@@ -428,12 +428,16 @@ def check_level(name: str, value: float | None, card: ModelCard | None) -> float
     """`value` if it is None or a number from 0 to 1 that the model takes. Raises UsageError otherwise."""
     if value is None:
         return None
-    if not (math.isfinite(value) and 0 <= value <= 1):
+    if not _is_within(value, 1):
         raise UsageError(f"{name} {value} is out of range: 0 (clean) to 1 (heavily degraded), or auto")
     if card is None or not card.conditioned:
         model = "none" if card is None else card.name
         raise UsageError(f"model {model} takes no {name}: leave out --{name}, or choose a conditioned model")
     return float(value)
+
+
+def _is_within(value: object, most: float) -> bool:
+    return isinstance(value, Real) and 0 <= float(value) <= most
 
 
 def _check_output(format: VideoFormat) -> None:

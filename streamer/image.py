@@ -54,13 +54,16 @@ class ImageEnhancer:
     def enhance(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """`image` enlarged: uint8 RGB [height, width, 3] or gray [height, width] in full range, and the same out.
 
+        What is given is the caller's own: nothing else holds it.
+
         Raises UsageError for another shape or type, EnhanceError or EngineError if it can't be enhanced.
         """
         fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
         if image.dtype != np.uint8 or not fits or not image.size:
             raise UsageError(f"give uint8 RGB [h, w, 3] or gray [h, w], not {image.dtype} {list(image.shape)}")
         if image.ndim == 2:
-            return self._run((image,), VideoFormat(image.shape[1], image.shape[0], "gray", ColorSpec(range=FULL)))[0]
+            gray = VideoFormat(image.shape[1], image.shape[0], "gray", ColorSpec(range=FULL))
+            return self._run((image,), gray)[0].copy()
         height, width = image.shape[:2]
         yuv = VideoFormat(width, height, _PIX_FMT, _YUV)
         planes = self._run(ycbcr.from_rgb(image, yuv, 8), yuv)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import threading
@@ -20,14 +19,14 @@ from typing import Any, Literal
 import engines
 from onnx_models.cards import ModelCard, imported_folder, list_cards, load_card, model_names
 from streamer.enhancer import EnhanceStage, check_level, check_strength
-from streamer.errors import SourceError, UsageError, public_url
+from streamer.errors import SourceError, UsageError, public_url, reason_of
 from streamer.frame import Frame
 from streamer.metrics import MetricsServer
 from streamer.observer import Observer, OnStats
 from streamer.pipeline import Pipeline
 from streamer.sinks import make_sink
 from streamer.sinks.codecs import EncoderSettings
-from streamer.sinks.outputs import is_live_output, is_real_time, is_screen
+from streamer.sinks.outputs import is_live_output, is_real_time, is_screen, place_of
 from streamer.sinks.preview import PreviewSink
 from streamer.sinks.queued import QueuedSink
 from streamer.sinks.segments import SegmentedSink
@@ -43,6 +42,8 @@ log = logging.getLogger(__name__)
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 DEFAULT_SCALE = 2
 _PATIENCE_S = 10.0
+_LONGEST_S = 1e9
+"""No number of seconds, or rate, makes sense beyond; FFmpeg counts microseconds in 64 bits."""
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 _RunWindow = Callable[[Callable[[], bool]], None]
 
@@ -191,11 +192,11 @@ def enhance(
         rtsp_transport=rtsp_transport,
     )
     card = choose_model(model, scale)
+    _check_engine(engine, precision, is_used=card is not None)
     fixed_level = check_level("level", None if level == "auto" else level, card)
     fixed_noise = check_level("noise", None if noise == "auto" else noise, card)
     stages: list[Stage] = []
     if card is not None:
-        _log_engine_choice(engine)
         make = partial(
             EnhanceStage,
             engine=engine,
@@ -224,7 +225,7 @@ def enhance(
         with _watched(pipeline, public_url(source_name), metrics, on_stats if source.live else None):
             interrupt = _wait(pipeline, _window(pipeline, stages, sinks))
     except SourceError:
-        _say_finished(names, run.frames)
+        _say_finished(names, run.frames, pipeline.later_failure)
         raise
     if not run.frames and interrupt is None:
         raise SourceError(f"{public_url(source_name)} has no frame in the part asked for; check --start and --duration")
@@ -249,17 +250,23 @@ def _watched(pipeline: Pipeline, name: str, metrics: str | None, on_stats: OnSta
 def _exact(option: str, value: float | None) -> Fraction | None:
     if value is None:
         return None
-    if not math.isfinite(value):
+    if not abs(value) <= _LONGEST_S:  # nor NaN
         raise UsageError(f"--{option} {value} is not a number that makes sense")
     return Fraction(value).limit_denominator(1_000_000)
 
 
-def _log_engine_choice(name: str) -> None:
-    """Says once which engine runs and why. Raises UsageError for an unknown one, EngineError for an unusable one."""
+def _check_engine(name: str, precision: str, *, is_used: bool) -> None:
+    """Says once which engine runs and why, if one is used.
+
+    Raises UsageError for names that mean nothing, EngineError for an engine that is used and can't be.
+    """
     if name not in engines.engine_names():
         raise UsageError(f"there is no engine {name!r}: use one of {', '.join(engines.engine_names())}")
-    for reason in engines.choose_engine(name).reasons:
-        log.info("engine %s", reason)
+    if precision not in engines.PRECISIONS:
+        raise UsageError(f"there is no precision {precision!r}: use one of {', '.join(engines.PRECISIONS)}")
+    if is_used:
+        for reason in engines.choose_engine(name).reasons:
+            log.info("engine %s", reason)
 
 
 def _stabiliser(mode: str, strength: float, model: str, *, keeps_source: bool) -> StabiliseStage | None:
@@ -307,8 +314,8 @@ def _check_names(source: str, outputs: list[str]) -> None:
     for name in files:
         if overwrites(name, source):
             raise UsageError(f"{name} is the input: write to another file")
-    others = [name for name in outputs if is_live_output(name) or is_screen(name)]
-    if len({os.path.realpath(name) for name in files}) < len(files) or len(set(others)) < len(others):
+    places = [place_of(name) for name in outputs if name != "null:"]
+    if len(set(places)) < len(places):
         named = ", ".join(public_url(name) for name in outputs)
         raise UsageError(f"an output is named twice among {named}: give every output its own name")
 
@@ -400,8 +407,11 @@ def _hearing() -> Iterator[Callable[[], bool]]:
         raise KeyboardInterrupt
 
 
-def _say_finished(names: list[str], frames: int) -> None:
-    if frames:
+def _say_finished(names: list[str], frames: int, failure: BaseException | None) -> None:
+    """Says what became of the outputs of an input that failed: they are finished, but for a `failure` of their own."""
+    if failure is not None:
+        log.warning("not every output could be finished: %s", reason_of(failure))
+    elif frames:
         finished = ", ".join(public_url(name) for name in names)
         log.warning("%s: finished with the %d frames before the failure", finished, frames)
 

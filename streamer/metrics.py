@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import threading
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from streamer.errors import UsageError
+from streamer.errors import UsageError, reason_of
 from streamer.pipeline import Pipeline
 from streamer.stats import Distribution
+
+log = logging.getLogger(__name__)
 
 BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.033, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 """Of the histograms' buckets."""
@@ -59,10 +62,13 @@ class MetricsServer:
         host, port = self._host_port
         try:
             self._server, self._thread = prometheus.start_http_server(port, host, registry)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter for host names that can't be any
             raise UsageError(
-                f"can't serve metrics on {self._address}: {error.strerror}; choose another port"
+                f"can't serve metrics on {self._address}: {reason_of(error)}; choose another port, or host"
             ) from error
+        # Nobody else knows which port was free.
+        level = logging.INFO if port else logging.WARNING
+        log.log(level, "metrics are at http://%s:%d/metrics", self._address.rpartition(":")[0], self.port)
         return self
 
     def __exit__(

@@ -78,6 +78,8 @@ class Pipeline:
             for name in ["capture", *(stage.name for stage in stages)]
         ]
         self._cause: BaseException | None = None
+        self.later_failure: BaseException | None = None
+        """The first one behind the cause that `wait` raises; without it, a failing source's outputs were finished."""
         self._lock = threading.Lock()
         self._delivered = threading.Event()
         self._ended = threading.Condition(self._lock)
@@ -228,6 +230,7 @@ class Pipeline:
             if self._cause is None:
                 self._cause = error
             else:
+                self.later_failure = self.later_failure or error
                 log.debug("a later failure, after the first cause", exc_info=error)
 
     def _capture(self) -> None:

@@ -69,7 +69,7 @@ class Source(Protocol):
         """Makes a running or later `read` return None soon. Any thread."""
 
     def close(self) -> None:
-        """Releases the input."""
+        """Releases the input; a later `read` returns None."""
 
 
 class Stage(Protocol):

@@ -215,7 +215,8 @@ def shown_streams(names: Sequence[str], *, quiet: bool, terminal: bool) -> Itera
         from rich.progress import Progress as Bars
         from rich.progress import TextColumn
 
-        with Bars(TextColumn("{task.description}: {task.fields[line]}"), console=Console(stderr=True)) as bars:
+        text = TextColumn("{task.description}: {task.fields[line]}", markup=False)
+        with Bars(text, console=Console(stderr=True)) as bars:
             tasks = {name: bars.add_task(name, total=None, line="starting") for name in names}
 
             def update(name: str, progress: Progress, stats: Stats) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -12,6 +14,8 @@ import pytest
 import streamer
 from engines import EngineError
 from streamer.errors import SinkError, SourceError, StreamerError, UsageError, public_url
+from streamer.frame import Frame
+from streamer.sources.media import MediaSource
 from tests.clips import Clip, decoded, times
 
 
@@ -104,6 +108,9 @@ class TestInputs:
     def test_a_rate_that_is_none(self, target: Path) -> None:
         refuse(UsageError, "out of range", "test:64x64@30/0", target)
 
+    def test_an_address_that_is_longer_than_any_file_name(self, target: Path) -> None:
+        refuse(SourceError, "can't read http.*: connection refused", f"http://127.0.0.1:1/a?{'x' * 5000}", target)
+
     def test_a_live_input_that_is_not_there_keeps_its_credentials_secret(self, target: Path) -> None:
         url = "rtsp://me:secret@127.0.0.1:1/x"
         refuse(SourceError, r"rtsp://\*\*\*@127.*: connection refused", url, target, reconnect_limit=0)
@@ -120,6 +127,8 @@ class TestArguments:
             ({"strength": -1.0}, "strength -1.0 is out of range"),
             ({"strength": float("nan")}, "strength nan is out of range"),
             ({"level": 1.2}, r"level 1.2 is out of range: 0 \(clean\) to 1"),
+            ({"level": "high"}, r"level high is out of range: 0 \(clean\) to 1"),
+            ({"strength": "high"}, "strength high is out of range"),
             ({"level": float("nan")}, "level nan is out of range"),
             ({"level": 0.5, "model": "none"}, "model none takes no level"),
             ({"noise": -0.1}, "noise -0.1 is out of range"),
@@ -134,6 +143,8 @@ class TestArguments:
             ({"engine": "warp"}, "there is no engine 'warp': use one of auto"),
             ({"codec": ""}, "unknown codec ''"),
             ({"model": "none", "strength": 9.0}, "strength 9.0 is out of range"),
+            ({"start": 1e300}, r"--start 1e\+300 is not a number that makes sense"),
+            ({"duration": 1e300}, r"--duration 1e\+300 is not a number that makes sense"),
             ({"start": float("nan")}, "--start nan is not a number"),
             ({"duration": float("inf")}, "--duration inf is not a number"),
             ({"fps": 10}, "--fps is for numbered sequences"),
@@ -145,6 +156,29 @@ class TestArguments:
     def test_refused(self, clip: Path, target: Path, options: dict[str, object], match: str) -> None:
         refuse(UsageError, match, clip, target, **options)
         assert not target.exists()
+
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            ({"engine": "warp"}, "there is no engine 'warp': use one of auto"),
+            ({"precision": "f8"}, "there is no precision 'f8': use one of auto, f32, f16, int8"),
+            ({"rtsp_transport": "mail"}, "unknown RTSP transport 'mail': choose tcp or udp"),
+            ({"stabilise": "warp"}, "'warp'"),
+            ({"codec": "betamax"}, "unknown codec 'betamax': choose one of h264"),
+            ({"crf": float("nan")}, "--crf nan is out of range"),
+            ({"crf": -1}, "--crf -1 is out of range"),
+            ({"pix_fmt": "yuv421p"}, "unknown pixel format 'yuv421p'"),
+        ],
+    )
+    def test_what_does_not_exist_is_refused_where_it_has_no_use_too(
+        self, options: dict[str, object], match: str
+    ) -> None:
+        refuse(UsageError, match, "test:64x48@25,1", "null:", model="none", **options)
+
+    def test_what_exists_may_have_no_use(self) -> None:
+        options: dict[str, Any] = {"engine": "openvino", "precision": "f32", "rtsp_transport": "udp", "codec": "hevc"}
+        options |= {"crf": 20, "pix_fmt": "yuv420p", "preset": "slow"}
+        assert streamer.enhance("test:64x48@25,1", "null:", model="none", **options).frames == 1
 
     def test_an_engine_that_cannot_run(self, clip: Path, target: Path) -> None:
         refuse(EngineError, "tensorrt engine was asked for and cannot run", clip, target, engine="tensorrt")
@@ -179,6 +213,35 @@ class TestOutputs:
         refuse(LookupError, "in the callback", clip, target, force=True, on_progress=fail)
         assert target.read_text() == "precious"
 
+    @pytest.mark.parametrize("folder_goes", [False, True])
+    def test_what_became_of_the_output_of_an_input_that_fails(
+        self,
+        clip: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        folder_goes: bool,
+    ) -> None:
+        folder = tmp_path / "results"
+        folder.mkdir()
+        read = MediaSource.read
+
+        def fail_late(source: MediaSource) -> Frame | None:
+            frame = read(source)
+            if frame is not None and frame.index < 5:
+                return frame
+            if folder_goes:
+                shutil.rmtree(folder)
+            raise SourceError("the disk is gone")
+
+        monkeypatch.setattr(MediaSource, "read", fail_late)
+        refuse(SourceError, "the disk is gone", clip, folder / "out.mp4", model="none")
+        said = (
+            "not every output could be finished: can't finish" if folder_goes else "finished with the 5 frames before"
+        )
+        assert [said in message for message in caplog.messages] == [True]
+        assert (folder / "out.mp4").exists() is not folder_goes
+
     def test_no_picture_of_a_sequence_is_replaced_without_force(self, clip: Path, tmp_path: Path) -> None:
         (tmp_path / "f0002.png").write_text("precious")
         refuse(UsageError, "f0002.png exists already", clip, tmp_path / "f%04d.png")
@@ -190,6 +253,41 @@ class TestOutputs:
         for source in ("f0001.png", "f%04d.png"):
             refuse(UsageError, "is the input", tmp_path / source, tmp_path / "f%04d.png", force=True)
         assert (tmp_path / "f0001.png").read_bytes() == before
+
+    @pytest.mark.parametrize(
+        ("source", "output"),
+        [("f%d.png", "f2.png"), ("f%d.png", "f%1d.png"), ("f%d.png", "g%d.png"), ("h2-2.png", "h%d-%d.png")],
+    )
+    def test_a_picture_of_the_input_is_not_overwritten(
+        self, clip: Path, tmp_path: Path, source: str, output: str
+    ) -> None:
+        streamer.enhance(clip, tmp_path / "f%d.png", model="none", duration=0.1)
+        (tmp_path / "g1.png").symlink_to(tmp_path / "f2.png")
+        shutil.copy(tmp_path / "f2.png", tmp_path / "h2-2.png")
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        refuse(UsageError, "is the input", tmp_path / source, tmp_path / output, force=True)
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+    def test_other_numbers_beside_the_input(self, clip: Path, tmp_path: Path) -> None:
+        streamer.enhance(clip, tmp_path / "f%d.png", model="none", duration=0.1)
+        streamer.enhance(tmp_path / "f%d.png", tmp_path / "f%03d.png", model="none")
+        assert {path.name for path in tmp_path.iterdir()} == {
+            *("f1.png", "f2.png", "f3.png"),
+            *("f001.png", "f002.png", "f003.png"),
+        }
+
+    def test_a_job_that_fails_leaves_an_existing_picture_alone(self, clip: Path, tmp_path: Path) -> None:
+        old = tmp_path / "old.png"
+        old.write_text("precious")
+        refuse(UsageError, "holds one picture", clip, old, model="none", force=True)
+        assert (old.read_text(), os.listdir(tmp_path)) == ("precious", ["old.png"])
+
+    def test_a_finished_picture_stays_when_another_output_fails(self, clip: Path, tmp_path: Path) -> None:
+        old = tmp_path / "old.png"
+        old.write_text("replaced")
+        outputs = [old, "udp://nobody.invalid:9"]
+        refuse(SinkError, "nobody.invalid", clip, outputs, model="none", duration=0.01, live=False, force=True)
+        assert (len(decoded(old)), os.listdir(tmp_path)) == (1, ["old.png"])
 
     def test_many_files_are_not_one(self, clip: Path, tmp_path: Path) -> None:
         for name in ("a.mpd", "a.m3u8"):
@@ -222,6 +320,11 @@ class TestOutputs:
     def test_named_twice(self, clip: Path, target: Path) -> None:
         refuse(UsageError, "an output is named twice", clip, [target, target])
         refuse(UsageError, "an output is named twice", clip, [target, target.parent / "." / target.name])
+
+    def test_a_playlist_named_twice(self, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        refuse(UsageError, "an output is named twice", clip, ["hls:a", "hls:./a/"])
+        assert not list(tmp_path.iterdir())
 
     def test_one_picture_for_a_video(self, clip: Path, tmp_path: Path) -> None:
         refuse(UsageError, "holds one picture but the input has more", clip, tmp_path / "out.png")

@@ -63,7 +63,7 @@ def test_failure_is_1_and_bad_usage_2_without_a_traceback(clip: Path, tmp_path: 
         (2, ("enhance", clip, tmp_path / "a.mp4", "--level", "7")),
         (2, ("enhance", clip, tmp_path / "a.mp4", "--level", "some")),
         (2, ("enhance", clip, tmp_path / "a.mp4", "--noise", "-1")),
-        (1, ("enhance", clip, tmp_path / "a.mp4", "--precision", "f64")),
+        (2, ("enhance", clip, tmp_path / "a.mp4", "--precision", "f64")),
         (2, ("enhance", clip, tmp_path / "a.mp4", "--no-such-option")),
         (2, ("enhance", clip, clip)),
         (1, ("models", "show", "nope")),
@@ -172,6 +172,17 @@ def test_commands_that_tell(arguments: tuple[str, ...], expected: tuple[str, ...
     assert done.returncode == 0, done.stderr
     for text in expected:
         assert text in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(clip: Path, tmp_path: Path) -> None:
+    job = ("enhance", clip, tmp_path / "out.mkv", "--model", "none", "--json")
+    for arguments in (("models", "list"), job):
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run(command(*arguments), stdout=writing, stderr=subprocess.PIPE, text=True, timeout=LIMIT_S)
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (1, "")
+    assert len(decoded(tmp_path / "out.mkv")) == 12
 
 
 def test_every_public_name_resolves() -> None:

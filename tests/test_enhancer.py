@@ -168,6 +168,7 @@ def test_images_as_arrays() -> None:
     assert np.abs(larger[::2, ::2].astype(int) - rgb)[4:-4, 4:-4].max() <= 6
     gray = streamer.enhance_image(rgb[..., 0])
     assert gray.shape == (80, 120)
+    assert [picture.flags.writeable for picture in (larger, gray)] == [True, True]
     with streamer.ImageEnhancer() as enhancer:
         assert enhancer.enhance(rgb).shape == (80, 120, 3)
         assert enhancer.enhance(rgb[:20]).shape == (40, 120, 3)

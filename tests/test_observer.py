@@ -248,10 +248,15 @@ def test_metrics_by_a_scrape() -> None:
     assert both['streamer_frames_total{stream="other"}'] == 8
 
 
-def test_metrics_of_a_job_and_what_can_go_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_of_a_job_and_what_can_go_wrong(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     pytest.importorskip("prometheus_client", reason="the extra `metrics` isn't installed")
+    with pytest.raises(UsageError, match=r"can't serve metrics on xxx.*; choose another port, or host"):
+        streamer.enhance("test:64x48@25", "null:", duration=0.2, model="none", metrics="x" * 70 + ":9100")
     with MetricsServer("127.0.0.1:0") as server, pytest.raises(UsageError, match="choose another port"):
         streamer.enhance("test:64x48@25", "null:", duration=0.2, model="none", metrics=f"127.0.0.1:{server.port}")
+    assert f"metrics are at http://127.0.0.1:{server.port}/metrics" in caplog.messages
     summary = streamer.enhance("test:64x48@25", "null:", duration=0.2, model="none", metrics="127.0.0.1:0")
     assert summary.frames == 5
     monkeypatch.setitem(sys.modules, "prometheus_client", None)

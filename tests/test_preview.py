@@ -30,7 +30,8 @@ from streamer.enhancer import EnhanceStage
 from streamer.errors import SinkError
 from streamer.frame import FULL, LIMITED, ColorSpec, Frame, VideoFormat
 from streamer.sinks import make_sink
-from streamer.sinks.window import Window, columns, displayed_size
+from streamer.sinks.upright import displayed_size
+from streamer.sinks.window import Window, columns
 from streamer.stats import Stats
 from streamer.switch import ModelSwitch
 from tests.clips import decoded, make_frame
@@ -167,7 +168,13 @@ class TestWindow:
             assert "frames/s" in window.status
             assert window.picture[:20, :20].min() < 20 < 200 < window.picture[:20].max()
 
-    @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p", "gray", "yuv420p10le"])
+    @pytest.mark.parametrize(
+        "pix_fmt",
+        [
+            *("yuv420p", "yuv422p", "yuv440p", "yuv444p", "gray", "yuv420p10le"),
+            *("yuv422p9le", "yuv422p10le", "yuv422p14le", "yuv422p16le"),
+        ],
+    )
     @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
     def test_pictures_stand_upright(self, pix_fmt: str, rotation: int) -> None:
         frame = make_frame(pix_fmt, 48, 32)
@@ -203,6 +210,40 @@ def test_a_job_with_a_preview_ends_with_its_input(pygame: Any) -> None:
     )
     assert summary.frames == len(progress) > 0
     assert summary.skipped == {}, "what a window has no time for is no loss"
+    assert not pygame.display.get_init()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_photograph_stays_until_the_window_is_closed_or_the_job_stopped(
+    pygame: Any, tmp_path: Path, stopped: bool
+) -> None:
+    pipelines: list[streamer.Pipeline] = []
+    attend, attended = Window.attend, 0
+
+    def close_later(window: Window) -> bool:
+        nonlocal attended
+        attended += 1
+        if (tmp_path / "out.png").exists():  # the rest of the job is done
+            if stopped:
+                pipelines[0].stop()
+            else:
+                pygame.event.post(pygame.event.Event(pygame.QUIT))
+        return attend(window)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Window, "attend", close_later)
+        outputs = ["preview:", str(tmp_path / "out.png")]
+        summary = streamer.enhance("test:64x48@25,1", outputs, model="none", live=False, on_start=pipelines.append)
+    assert (summary.frames, attended > 0, summary.interrupted) == (1, True, False)
+    assert not pygame.display.get_init()
+
+
+def test_a_failure_behind_a_photograph_closes_the_window(pygame: Any, tmp_path: Path) -> None:
+    def fail(progress: streamer.Progress) -> None:
+        raise LookupError("in the callback")
+
+    with pytest.raises(LookupError, match="in the callback"):
+        streamer.enhance("test:64x48@25,1", "preview:", model="none", live=False, on_progress=fail)
     assert not pygame.display.get_init()
 
 

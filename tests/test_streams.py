@@ -95,6 +95,14 @@ class TestFile:
         two = f"input='test:'\noutputs=['null:', '{tmp_path}/out.mp4']"
         with pytest.raises(UsageError, match="streams 'one' and 'two' both write"):
             load_streams(write(tmp_path, f"[streams.one]\n{one}\n[streams.two]\n{two}"))
+        one, two = ("input='test:'\noutputs='hls:" + folder for folder in ("a/b'", "a/./b/'"))
+        with pytest.raises(UsageError, match="streams 'one' and 'two' both write"):
+            load_streams(write(tmp_path, f"[streams.one]\n{one}\n[streams.two]\n{two}"))
+
+    def test_two_streams_from_standard_input(self, tmp_path: Path) -> None:
+        stream = "input='-'\noutputs='null:'"
+        with pytest.raises(UsageError, match="streams 'one' and 'two' both read standard input"):
+            load_streams(write(tmp_path, f"[streams.one]\n{stream}\n[streams.two]\n{stream}"))
 
     def test_a_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"no-such\.toml: No such file"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -77,6 +79,22 @@ def test_other_pictures_become_rgb(devices: list[Device], pix_fmt: str, size: tu
     (device,) = devices
     assert device.size == (size[0] & ~1, size[1] & ~1)
     assert np.array_equal(device.frames[0], rgb_of(frame.planes, frame.format, *device.size).ravel())
+
+
+@pytest.mark.parametrize(("rotation", "sar"), [(90, 0), (180, 0), (270, 0), (0, Fraction(4, 3)), (90, Fraction(4, 3))])
+def test_pictures_stand_upright_in_square_pixels(devices: list[Device], rotation: int, sar: Fraction) -> None:
+    frame = make_frame("yuv420p", 64, 48, color=SD)
+    frame = replace(frame, format=replace(frame.format, rotation=rotation, sar=Fraction(sar)))
+    sink = make_sink("virtualcam:")
+    sink.open(frame.format, Media())
+    sink.write(frame)
+    sink.close()
+    (device,) = devices
+    width = 84 if sar else 64  # 85 and a third, made even
+    expected = np.rot90(rgb_of(frame.planes, frame.format, width, 48), rotation // 90)
+    assert device.size == (expected.shape[1], expected.shape[0])
+    shown = device.frames[0].reshape(expected.shape)
+    assert np.abs(shown.astype(int) - expected).mean() < 3, "but for the siting of chroma"
 
 
 def test_a_job(devices: list[Device]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -76,13 +77,20 @@ def report(summary: Summary, as_json: bool, to_stderr: bool) -> None:
 
 
 def guarded(run: Callable[[], None], log_level: LogLevel) -> None:
-    """Runs a command; known errors become one message and an exit code, without a traceback unless debugging."""
+    """Runs a command; known errors become one message and an exit code, without a traceback unless debugging.
+
+    A reader of standard output that has seen enough, as `head` has, is no error to speak of.
+    """
     set_up_logging(log_level)
     try:
         run()
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Python flushes once more when it exits; what is left for a reader who is gone is thrown away.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
         if log_level is LogLevel.debug:
             raise

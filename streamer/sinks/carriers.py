@@ -16,7 +16,7 @@ from streamer.sinks.outputs import Carrier, Output
 
 _PACKET_BYTES = 188
 _DATAGRAM_BYTES = 7 * _PACKET_BYTES
-_SRT_IN = ("-fflags", "+nobuffer", "-probesize", "50000", "-analyzeduration", "100000", "-fpsprobesize", "0")
+_SRT_IN = ("-probesize", "50000", "-analyzeduration", "100000", "-fpsprobesize", "0")
 _SRT = ("-v", "error", "-nostats", "-progress", "pipe:2", *_SRT_IN, "-f", "mpegts", "-i", "pipe:0")
 _SRT_OUT = ("-map", "0", "-c", "copy", "-f", "mpegts", "-flush_packets", "1")
 

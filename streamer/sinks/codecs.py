@@ -15,6 +15,8 @@ from streamer.convert import has_alpha
 from streamer.errors import SinkError, UsageError
 from streamer.frame import FULL, HLG, LIMITED, PQ, Mastering, VideoFormat, layout_of
 
+_Y4M = "y4m"
+"""What raw video is called, too, where it goes to standard output."""
 _QSCALE_FLAG, _FF_LAMBDA = 2, 118
 """FFmpeg's AV_CODEC_FLAG_QSCALE and the factor from a quantiser to its lambda."""
 
@@ -25,12 +27,21 @@ class EncoderSettings:
 
     `codec`: a name of CODECS (h264, hevc, …) or of an FFmpeg encoder; `crf`: constant quality, smaller is better, on
     the encoder's own scale; `preset`: the encoder's own name for speed against size; `pix_fmt`: the stored format.
+    Raises UsageError for what no encoder has; what an encoder has is known when one is chosen.
     """
 
     codec: str | None = None
     crf: float | None = None
     preset: str | None = None
     pix_fmt: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.codec not in (None, _Y4M, *CODECS) and not _is_video_encoder(str(self.codec)):
+            raise _unknown_codec(str(self.codec))
+        if self.crf is not None and not 0 <= self.crf < math.inf:
+            raise UsageError(f"--crf {self.crf:g} is out of range: it is 0 or more")
+        if self.pix_fmt is not None and not _is_pix_fmt(self.pix_fmt):
+            raise UsageError(f"unknown pixel format {self.pix_fmt!r}: name one of FFmpeg's, such as yuv420p")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +151,7 @@ def choose_encoder(suffix: str, fallback: str, settings: EncoderSettings, format
         if _is_video_encoder(name):
             return ENCODERS.get(name) or Encoder(name, crf_option=None, preset_option=None)
     if settings.codec is not None and wanted not in CODECS:
-        raise UsageError(f"unknown codec {wanted!r}: choose one of {', '.join(CODECS)}, or name an FFmpeg encoder")
+        raise _unknown_codec(wanted)
     raise SinkError(f"this FFmpeg build has no encoder for {wanted!r}: choose another --codec or output format")
 
 
@@ -148,6 +159,18 @@ def is_codec_of(name: str, suffix: str) -> bool:
     """Whether a codec's or encoder's name means what a file ending in `suffix` is encoded with by default."""
     own = _BY_SUFFIX.get(suffix)
     return name == own or CODECS.get(name, (name,)) == CODECS.get(own or "", (own,))
+
+
+def _unknown_codec(name: str) -> UsageError:
+    return UsageError(f"unknown codec {name!r}: choose one of {', '.join(CODECS)}, or name an FFmpeg encoder")
+
+
+def _is_pix_fmt(name: str) -> bool:
+    try:
+        av.VideoFormat(name)
+    except ValueError:
+        return False
+    return True
 
 
 @cache

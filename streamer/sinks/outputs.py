@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -46,6 +47,13 @@ class Output:
 def is_live_output(url: str) -> bool:
     """Whether `url` goes through this table."""
     return url == "-" or "://" in url or url.startswith("hls:")
+
+
+def place_of(output: str) -> str:
+    """What two names of the same output have in common: a file's or playlist's real path, else the name itself."""
+    if output.startswith("hls:"):
+        return f"hls:{os.path.realpath(output.removeprefix('hls:'))}"
+    return output if is_live_output(output) or is_screen(output) else os.path.realpath(output)
 
 
 def is_screen(url: str) -> bool:

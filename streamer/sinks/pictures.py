@@ -24,14 +24,15 @@ from streamer.sinks.codecs import (
     set_quantiser,
 )
 from streamer.sinks.fitting import Fitter
-from streamer.sinks.target import NUMBER, Target
+from streamer.sinks.target import NUMBER, Target, numbered
 from streamer.stage import Media
 
 
 class PictureSink:
     """Writes every frame as an image of its own: `frames/%05d.png` counts from 1, a plain name takes one frame.
 
-    Each file appears complete or not at all. An existing file is an error without `force`, even in mid-sequence.
+    Each file appears complete or not at all: those of a sequence at once, a single one when the sink is closed. An
+    existing file is an error without `force`, even in mid-sequence.
     """
 
     def __init__(self, path: str, settings: EncoderSettings, *, force: bool = False) -> None:
@@ -42,8 +43,9 @@ class PictureSink:
         self._is_sequence = NUMBER.search(self._pattern.name) is not None
         self._settings = self._own(settings)
         self._force = force
-        self._written: list[Path] = []
-        Target(self._file(1), force=force)  # says at once what can't work
+        self._written = 0
+        self._unfinished: Target | None = None
+        Target(numbered(self._pattern, 1), force=force)  # says at once what can't work
 
     def open(self, format: VideoFormat, media: Media) -> None:
         self._encoder = choose_encoder(self._pattern.suffix.lower(), "", self._settings, format)
@@ -61,23 +63,33 @@ class PictureSink:
                 f"{self.name} holds one picture but the input has more: write a numbered sequence such as "
                 f"{stem}-%05d{suffix}"
             )
-        target = Target(self._file(len(self._written) + 1), force=self._force)
+        target = Target(numbered(self._pattern, self._written + 1), force=self._force)
         try:
             target.partial.write_bytes(self._encoded(frame))
-            target.publish()
         except (av.error.FFmpegError, OSError, ValueError) as error:
             target.discard()
             raise SinkError(f"can't write {target.path}: {reason_of(error)}") from error
-        self._written.append(target.path)
+        self._written += 1
+        self._unfinished = target
+        if self._is_sequence:
+            self.close()
 
     def close(self) -> None:
-        """Nothing is pending: every picture is written at once."""
+        """Gives a single picture its name; those of a sequence have theirs. Raises SinkError."""
+        target, self._unfinished = self._unfinished, None
+        if target is None:
+            return
+        try:
+            target.publish()
+        except OSError as error:
+            target.discard()
+            raise SinkError(f"can't write {target.path}: {reason_of(error)}") from error
 
     def abort(self) -> None:
-        """Removes a single picture; of a sequence, the complete pictures stay."""
-        if not self._is_sequence:
-            while self._written:
-                self._written.pop().unlink(missing_ok=True)
+        """Discards a single picture; of a sequence, the complete pictures stay."""
+        target, self._unfinished = self._unfinished, None
+        if target is not None:
+            target.discard()
 
     def _own(self, settings: EncoderSettings) -> EncoderSettings:
         """The settings without those of another codec, which are for other outputs: its name says what a picture is."""
@@ -86,10 +98,6 @@ class PictureSink:
             return settings
         self.notes.say(f"a {suffix} picture has a codec of its own: --codec, --crf and --preset don't apply to it")
         return replace(settings, codec=None, crf=None, preset=None)
-
-    def _file(self, number: int) -> Path:
-        name = self._pattern.name
-        return self._pattern.with_name(NUMBER.sub(lambda field: field[0] % number, name) if self._is_sequence else name)
 
     def _encoded(self, frame: Frame) -> bytes:
         stored = self._fitter.stored

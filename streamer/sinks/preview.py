@@ -31,7 +31,8 @@ class Controls(Protocol):
 class PreviewSink:
     """Keeps the newest frame for a window, which another thread runs with `show`; never waits for it.
 
-    Frames that the window had no time for are counted. Raises SinkError where the library is missing.
+    The window closes when the stream ends; if that was one picture, a photograph, when the user closes it. Frames that
+    the window had no time for are counted. Raises SinkError where the library is missing.
     """
 
     name = "preview:"
@@ -40,7 +41,7 @@ class PreviewSink:
         if importlib.util.find_spec("pygame") is None:
             raise SinkError("preview: needs the preview extra: pip install 'streamer-enhancer[preview]'")
         self.notes = Notes(self.name)
-        self._skipped = 0
+        self._skipped = self._frames = 0
         self._changed = threading.Condition()
         self._frame: Frame | None = None
         self._ended = False
@@ -56,17 +57,25 @@ class PreviewSink:
 
     def write(self, frame: Frame) -> None:
         with self._changed:
+            self._frames += 1
             self._skipped += self._frame is not None and self._wake is not None
             self._frame = frame
             self._tell()
 
     def close(self) -> None:
+        if self._frames != 1:
+            self.abort()
+
+    def abort(self) -> None:
         with self._changed:
             self._ended = True
             self._tell()
 
-    def abort(self) -> None:
-        self.close()
+    def hurry(self) -> None:
+        """The stream ends early: nobody is waited for. Any thread."""
+        self.abort()
+
+    cancel = hurry
 
     def _tell(self) -> None:
         self._changed.notify_all()
@@ -82,7 +91,7 @@ class PreviewSink:
         stop: Callable[[], None],
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Runs the window on the calling thread until the stream ends or the user quits, which calls `stop`.
+        """Runs the window on the calling thread until the stream has ended or the user quits, which calls `stop`.
 
         `interrupted` is asked after every event, at least ten times a second: whether to quit now. On macOS that must
         be the main thread. Raises SinkError if no window can be opened.

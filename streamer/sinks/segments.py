@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,7 +15,7 @@ from streamer.frame import Frame, VideoFormat
 from streamer.notes import Notes
 from streamer.sinks.codecs import EncoderSettings
 from streamer.sinks.media import MediaSink
-from streamer.sinks.target import NUMBER
+from streamer.sinks.target import NUMBER, numbered, numbered_files
 from streamer.stage import Media
 from streamer.stats import AvSync
 
@@ -43,7 +42,7 @@ class SegmentedSink:
         if not MIN_S <= seconds <= MAX_S:
             raise UsageError(f"--segment {float(seconds):g} is out of range: {MIN_S} to {MAX_S} seconds")
         self._number = 0
-        taken = [] if force else _existing(Path(path))
+        taken = [] if force else numbered_files(Path(path))
         if taken:
             raise UsageError(f"{taken[0]} exists already: give another name, or --force to replace it")
         self._make(Fraction(0))  # says at once what can't work
@@ -116,8 +115,7 @@ class SegmentedSink:
         return sink
 
     def _make(self, begin_s: Fraction) -> MediaSink:
-        path = Path(self.name)
-        name = str(path.with_name(NUMBER.sub(lambda field: field[0] % self._number, path.name)))
+        name = str(numbered(Path(self.name), self._number))
         return MediaSink(name, self._settings, force=self._force, begin_s=begin_s, notes=self.notes)
 
     def _distribute(self, packets: Iterable[Any]) -> None:
@@ -160,12 +158,3 @@ class SegmentedSink:
 def is_segmented(url: str) -> bool:
     """Whether `url` names numbered files; whether they are pictures or segments of a recording, its ending says."""
     return NUMBER.search(Path(url).name) is not None
-
-
-def _existing(path: Path) -> list[Path]:
-    """Files that such a recording may have left."""
-    field = NUMBER.search(path.name)
-    if field is None or not path.parent.is_dir():
-        return []
-    pattern = re.compile(re.escape(path.name[: field.start()]) + r"\d+" + re.escape(path.name[field.end() :]))
-    return sorted(entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name))

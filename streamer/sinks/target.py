@@ -48,13 +48,25 @@ class Target:
 
 def overwrites(output: str, source: str) -> bool:
     """Whether writing `output` (a file or numbered sequence) would write over the file or sequence `source`."""
-    if os.path.realpath(output) == os.path.realpath(source):
-        return True
-    if os.path.exists(output) and os.path.exists(source):
-        return os.path.samefile(output, source)
-    field = NUMBER.search(os.path.basename(output))
-    if field is None or os.path.realpath(os.path.dirname(output)) != os.path.realpath(os.path.dirname(source)):
-        return False
-    name = os.path.basename(output)
-    pattern = re.escape(name[: field.start()]) + r"\d+" + re.escape(name[field.end() :])
-    return re.fullmatch(pattern, os.path.basename(source)) is not None
+    return not _identities(output).isdisjoint(_identities(source))
+
+
+def numbered(pattern: Path, number: int) -> Path:
+    """The file of that number in a sequence such as frames/%05d.png; a plain name is itself."""
+    return pattern.with_name(NUMBER.sub(lambda field: field[0] % number, pattern.name))
+
+
+def numbered_files(pattern: Path) -> list[Path]:
+    """The files that are there, sorted by name, of those that a pattern such as frames/%05d.png means."""
+    if NUMBER.search(pattern.name) is None or not os.path.isdir(pattern.parent):
+        return []
+    match = re.compile("([0-9]+)".join(map(re.escape, NUMBER.split(pattern.name)))).fullmatch
+    found = ((entry, match(entry.name)) for entry in pattern.parent.iterdir())
+    return sorted(entry for entry, fields in found if fields and numbered(pattern, int(fields[1])) == entry)
+
+
+def _identities(name: str) -> set[tuple[int, int]]:
+    """Device and inode of the existing files that a name means, be it theirs, a link's or a sequence's."""
+    files = [Path(name), *numbered_files(Path(name))]
+    statuses = [os.stat(file) for file in files if os.path.exists(file)]
+    return {(status.st_dev, status.st_ino) for status in statuses}

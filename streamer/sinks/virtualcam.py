@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from streamer.convert import rgb_of
 from streamer.errors import SinkError, reason_of
 from streamer.frame import LIMITED, Frame, VideoFormat
 from streamer.notes import Notes
+from streamer.sinks.upright import displayed_size, upright
 from streamer.stage import Media
 
 log = logging.getLogger(__name__)
@@ -33,8 +35,9 @@ class VirtualCameraSink:
     """Shows every frame to programs that look at a virtual camera: `virtualcam:[DEVICE]`.
 
     Programs take such a camera's pictures as 8-bit 4:2:0 in BT.601 and limited range. Frames that are so already go
-    there as they are; others are converted to RGB by their own matrix and range, and to that by pyvirtualcam. Odd
-    sides are made even. Frames are shown when they come; for live sources that is their time. Raises SinkError.
+    there as they are; others are converted to RGB by their own matrix and range, and to that by pyvirtualcam. Pictures
+    stand upright and in square pixels; odd sides are made even. Frames are shown when they come; for live sources that
+    is their time. Raises SinkError.
     """
 
     def __init__(self, url: str) -> None:
@@ -50,8 +53,10 @@ class VirtualCameraSink:
         import pyvirtualcam
 
         self._format = explicit(format)
-        self._size = max(2, format.width & ~1), max(2, format.height & ~1)
-        self._as_is = _is_i420(self._format) and self._size == (format.width, format.height)
+        width, height = displayed_size(format)
+        self._size = max(2, width & ~1), max(2, height & ~1)
+        is_upright = not format.rotation and self._size == (format.width, format.height)
+        self._as_is = is_upright and _is_i420(self._format)
         layout = pyvirtualcam.PixelFormat.I420 if self._as_is else pyvirtualcam.PixelFormat.RGB
         rate = float(format.rate) if format.rate else _DEFAULT_RATE
         try:
@@ -77,7 +82,7 @@ class VirtualCameraSink:
     def _picture(self, frame: Frame) -> npt.NDArray[np.uint8]:
         if self._as_is:
             return np.concatenate([plane.reshape(-1) for plane in frame.planes])
-        return rgb_of(frame.planes, self._format, *self._size)
+        return rgb_of(*upright(replace(frame, format=self._format)), *self._size)
 
 
 def _is_i420(format: VideoFormat) -> bool:

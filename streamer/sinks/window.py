@@ -21,8 +21,9 @@ import numpy.typing as npt
 from streamer.color import explicit
 from streamer.convert import rgb_of
 from streamer.errors import SinkError
-from streamer.frame import ColorSpec, Frame, Plane, VideoFormat
+from streamer.frame import ColorSpec, Frame
 from streamer.sinks.preview import Controls
+from streamer.sinks.upright import displayed_size, upright
 from streamer.stats import Stats
 
 HELP = (
@@ -214,12 +215,6 @@ class Window:
         self._screen.blit(letters, (4, top + 3))
 
 
-def displayed_size(format: VideoFormat) -> tuple[int, int]:
-    """The size in square pixels, turned as it is to be seen."""
-    width = round(format.width * format.sar) if format.sar else format.width
-    return (format.height, width) if format.rotation % 180 else (width, format.height)
-
-
 def columns(
     frame: Frame, color: ColorSpec, size: tuple[int, int], begin: int, end: int
 ) -> tuple[npt.NDArray[np.uint8], int]:
@@ -240,20 +235,6 @@ def columns(
     )
     part = replace(format, width=last - first, color=replace(color, chroma_location=format.color.chroma_location))
     return rgb_of(cut, part, max(1, round((last - first) * scale)), size[1]), round(first * scale)
-
-
-def upright(frame: Frame) -> tuple[tuple[Plane, ...], VideoFormat]:
-    """The planes turned as they are to be seen, and their format."""
-    format, turns = frame.format, frame.format.rotation // 90 % 4
-    if not turns:
-        return frame.planes, format
-    width, height, pix_fmt = format.width, format.height, format.pix_fmt
-    if turns % 2:
-        width, height = height, width
-        swapped = {"422": "440", "440": "422"}
-        pix_fmt = next((pix_fmt.replace(a, b) for a, b in swapped.items() if a in pix_fmt), pix_fmt)
-    planes = tuple(np.rot90(plane, turns) for plane in frame.planes)
-    return planes, replace(format, width=width, height=height, pix_fmt=pix_fmt, rotation=0)
 
 
 def _pygame() -> Any:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from streamer.errors import UsageError, public_url
-from streamer.sources.inputs import is_live, is_sequence
+from streamer.sources.inputs import check_transport, is_live, is_sequence
 from streamer.stage import Source
 
 
@@ -35,6 +35,7 @@ def make_source(
         raise UsageError("--start must be 0 or more and --duration more than 0 (seconds)")
     if reconnect_limit is not None and reconnect_limit < 0:
         raise UsageError("--reconnect-limit must be 0 or more; leave it out to reconnect for ever")
+    check_transport(rtsp_transport)
     live = is_live(url) if live is None else live
     if live and (is_live(url) or url == "-"):
         if start:

@@ -56,10 +56,15 @@ def is_sequence(url: str) -> bool:
     return "://" not in url and bool(SEQUENCE.search(os.path.basename(target))) and not os.path.isfile(target)
 
 
+def check_transport(name: str) -> None:
+    """Raises UsageError if there is no such transport for RTSP."""
+    if name not in _TRANSPORTS:
+        raise UsageError(f"unknown RTSP transport {name!r}: choose {' or '.join(_TRANSPORTS)}")
+
+
 def input_for(url: str, rtsp_transport: str = "tcp") -> Input:
     """The row for `url`. Raises UsageError for an unknown kind or option."""
-    if rtsp_transport not in _TRANSPORTS:
-        raise UsageError(f"unknown RTSP transport {rtsp_transport!r}: choose {' or '.join(_TRANSPORTS)}")
+    check_transport(rtsp_transport)
     scheme = url.partition(":")[0].lower()
     if scheme in ("rtsp", "rtsps"):
         return Input(url, options={"rtsp_transport": rtsp_transport, "max_delay": "300000", **_FAST_PROBE})

@@ -171,6 +171,7 @@ class LiveSource:
         self._receiver.stop()
 
     def close(self) -> None:
+        self._first = self._last = None
         self.interrupt()
         if not self._receiver.join(_CLOSE_S):
             log.info("%s doesn't answer: its connection is left to its own time limit", self._name)

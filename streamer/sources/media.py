@@ -19,7 +19,7 @@ from streamer.errors import SourceError, public_url, reason_of
 from streamer.frame import Frame, VideoFormat
 from streamer.notes import Notes
 from streamer.sources.deinterlace import Deinterlacer
-from streamer.sources.opening import companions_of, may_jump, open_container, pick_video
+from streamer.sources.opening import READ_S, companions_of, may_jump, open_container, pick_video
 from streamer.sources.pictures import check_size, describe, has_layout_of, has_size_of, nominal_rate
 from streamer.sources.quantiser import EXPORT, qp_of
 from streamer.stage import Media
@@ -95,6 +95,10 @@ class MediaSource:
     def open(self) -> None:
         try:
             self._open()
+        except SourceError:
+            self.close()
+            if not self._interrupted.is_set():
+                raise
         except BaseException:
             self.close()
             raise
@@ -102,12 +106,18 @@ class MediaSource:
     def read(self) -> Frame | None:
         if self._interrupted.is_set():
             return None
-        return next(self._frames, None)
+        try:
+            return next(self._frames, None)
+        except SourceError:
+            if not self._interrupted.is_set():
+                raise
+            return None
 
     def interrupt(self) -> None:
         self._interrupted.set()
 
     def close(self) -> None:
+        self._frames = iter(())  # a walk that went on would read what is no longer there
         if self._container is not None:
             self._container.close()
             self._container = None
@@ -371,6 +381,8 @@ class MediaSource:
                 self._count("corrupt packets")
                 if errors > _MAX_DEMUX_ERRORS:
                     raise SourceError(f"{self._name} is damaged beyond reading: {reason_of(error)}") from error
+            except av.error.ExitError as error:
+                raise SourceError(f"can't go on reading {self._name}: it was silent for {READ_S:g} s") from error
             except av.error.FFmpegError as error:
                 raise SourceError(f"can't go on reading {self._name}: {reason_of(error)}") from error
 

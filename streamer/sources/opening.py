@@ -17,7 +17,7 @@ from streamer.errors import SourceError, UsageError, reason_of
 from streamer.notes import Notes
 from streamer.sources.inputs import SEQUENCE, is_sequence
 
-_OPEN_S, _READ_S = 10.0, 30.0
+_OPEN_S, READ_S = 10.0, 30.0
 _MAY_JUMP = 0x200
 
 
@@ -41,7 +41,7 @@ def open_container(url: str, name: str, notes: Notes, rate: Fraction | None = No
     if rate is not None and "framerate" not in options:
         raise UsageError(f"--fps is for numbered sequences such as frames/%05d.png: {name} has its own times")
     try:
-        return av.open(target, options=options, timeout=(_OPEN_S, _READ_S), **TOLERANT)
+        return av.open(target, options=options, timeout=(_OPEN_S, READ_S), **TOLERANT)
     except FileNotFoundError as error:
         raise SourceError(f"can't read {name}: no such file; check the path") from error
     except PermissionError as error:
@@ -50,6 +50,10 @@ def open_container(url: str, name: str, notes: Notes, rate: Fraction | None = No
         raise SourceError(
             f"can't read {name}: it isn't a video or image that FFmpeg knows, or its index is missing because the "
             "recording was cut off"
+        ) from error
+    except (av.error.ExitError, av.error.TimeoutError) as error:
+        raise SourceError(
+            f"can't read {name}: no answer within {_OPEN_S:g} s; check the address, and that nothing blocks it"
         ) from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise SourceError(f"can't read {name}: {reason_of(error)}") from error

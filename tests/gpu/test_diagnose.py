@@ -6,6 +6,8 @@ import sys
 import types
 from typing import TYPE_CHECKING
 
+import av
+import av.error
 import pytest
 
 from engines import diagnose_gpu, explain
@@ -84,3 +86,16 @@ def test_stubs_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "enhancer[rtx]" in found["tensorrt-rtx"]
     assert found["pycuda"].startswith("not installed")
     assert "pip install cuda-bindings" in found["cuda-bindings"]
+
+
+@pytest.mark.parametrize("kind", [av.error.UnknownError, av.error.ExternalError, av.error.PermissionError])
+def test_an_encoder_that_does_not_open_is_a_line_and_no_crash(
+    monkeypatch: pytest.MonkeyPatch, kind: type[av.error.FFmpegError]
+) -> None:
+    def refuse() -> None:
+        raise kind(1, "no capable devices")
+
+    monkeypatch.setattr(av, "codecs_available", {"h264_nvenc"})
+    encoder = types.SimpleNamespace(open=refuse)
+    monkeypatch.setattr(av, "CodecContext", types.SimpleNamespace(create=lambda name, mode: encoder))
+    assert "nvenc: h264_nvenc (not here: " in report()

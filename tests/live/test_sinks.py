@@ -24,10 +24,10 @@ from streamer.errors import SinkError, UsageError
 from streamer.frame import Frame
 from streamer.pipeline import Pipeline
 from streamer.sinks import make_sink, queued
-from streamer.sinks.carriers import Datagrams
+from streamer.sinks.carriers import Datagrams, open_pipe
 from streamer.sinks.codecs import EncoderSettings
 from streamer.sinks.lowlatency import live_encoder
-from streamer.sinks.outputs import Carrier, output_for
+from streamer.sinks.outputs import Carrier, Output, output_for
 from streamer.sinks.queued import QueuedSink
 from streamer.sources import make_source
 from streamer.stage import Media
@@ -134,6 +134,15 @@ class TestProtocols:
         with process(receiver(f"{url}&mode=listener", tmp_path / "out.mkv")) as running, Feeder(url):
             assert running.wait(LIMIT_S) == 0
         check_recording(tmp_path / "out.mkv")
+
+    def test_the_child_for_srt_sends_every_picture(self, tmp_path: Path) -> None:
+        ffmpeg()
+        clip = Clip(64, 48, frames=60, options={"g": "50", "tune": "zerolatency"}).write(tmp_path / "in.ts")
+        pipe, _ = open_pipe(Output(str(tmp_path / "out.ts"), "mpegts", Carrier.SRT))
+        assert pipe is not None
+        pipe.write(clip.read_bytes())
+        pipe.close()
+        assert len(decoded(tmp_path / "out.ts")) == 60
 
     @pytest.mark.slow
     def test_rtmp(self, tmp_path: Path) -> None:

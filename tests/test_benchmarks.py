@@ -250,6 +250,15 @@ def test_quality(tmp_path: Path) -> None:
     assert errors[-1] == 0 < min(errors[:-1])
 
 
+@pytest.mark.slow
+def test_quality_measures_all_of_a_clip_of_any_even_size(tmp_path: Path) -> None:
+    """50 rows are 25 of chroma, and more frames than `read_clip` takes by itself."""
+    (tmp_path / "in").mkdir()
+    Clip(104, 100, frames=302, options={"crf": "30", "preset": "ultrafast"}).write(tmp_path / "in" / "clip.mkv")
+    report = quality.run([tmp_path / "in"], ["upscale-x2-nano"], [35], frames=302, sheet=None)
+    assert [score["method"] for score in report.findings["scores"]] == ["bicubic", "lanczos", "upscale-x2-nano"]
+
+
 def test_quality_compares_models_of_one_scale(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\[2, 3\]"):
         quality.run([tmp_path], ["upscale-x2-nano", "upscale-x3-nano"], [20], frames=3, sheet=None)

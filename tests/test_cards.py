@@ -226,6 +226,19 @@ def test_a_missing_model_is_an_error(copy: Path) -> None:
         cards.verify(cards.read_card(copy))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"task": "enlarge"}, "task is 'enlarge'"), ({"sha256": "0" * 64}, "its card says 0000")],
+)
+def test_publishing_what_could_not_be_read_again_changes_nothing(
+    copy: Path, change: dict[str, Any], message: str
+) -> None:
+    before = {path.name: path.read_bytes() for path in copy.parent.iterdir()}
+    with pytest.raises(cards.CardError, match=message):
+        cards.publish(replace(cards.read_card(copy), **change), copy.with_suffix(".onnx").read_bytes())
+    assert {path.name: path.read_bytes() for path in copy.parent.iterdir()} == before
+
+
 # --- measures ---
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from onnx_models.kernels import CUBIC_RADIUS, phase_taps
+from onnx_models.limits import ANY_SIZE, COUNT, check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,9 +51,7 @@ class Shape:
             raise ValueError("a vivid network must be conditioned, too")
         if self.scale not in (1, 2, 3, 4):
             raise ValueError(f"scale is {self.scale}; allowed: 1, 2, 3, 4")
-        for field, lowest in (("width", 1), ("depth", 0), ("unshuffle", 1)):
-            if getattr(self, field) < lowest:
-                raise ValueError(f"{field} is {getattr(self, field)}; must be at least {lowest}")
+        check(self, {"width": COUNT, "depth": ANY_SIZE, "unshuffle": COUNT})
 
     @property
     def conditions(self) -> int:

@@ -21,6 +21,7 @@ import numpy as np
 
 from onnx_models import degrade
 from onnx_models.errors import TrainingError
+from onnx_models.limits import COUNT, SHARE, Limits, check
 from onnx_models.scenes import Plane, SceneMix, Scenes, find_files
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ class PoolSize:
     validation_sequences: int = 48
     validation_share: float = 0.05
     """Share of the files that only the validation shard sees (at least one, if there are two)."""
+
+    def __post_init__(self) -> None:
+        counts = dict.fromkeys(("shards", "sequences_per_shard", "patch_px", "validation_sequences"), COUNT)
+        patches = {"patches_per_sequence": Limits(2) if self.successive else COUNT}
+        check(self, counts | patches | {"validation_share": SHARE})
 
 
 @dataclass(frozen=True)
@@ -87,11 +93,11 @@ class Patches:
 
 
 def split_files(files: Sequence[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
-    """(training, validation) files; a lone file serves both."""
+    """(training, validation) files, at least one each; a lone file serves both."""
     if len(files) <= 1:
         return list(files), list(files)
     order = np.random.default_rng(seed).permutation(len(files))
-    held = {int(i) for i in order[: max(1, round(len(files) * share))]}
+    held = {int(i) for i in order[: min(len(files) - 1, max(1, round(len(files) * share)))]}
     train = [path for i, path in enumerate(files) if i not in held]
     return train, [path for i, path in enumerate(files) if i in held]
 

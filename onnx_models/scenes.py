@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_models.errors import TrainingError
+from onnx_models.limits import ANY_SIZE, COUNT, POSITIVE, SHARE, Limits, check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,6 +28,7 @@ Planes = tuple[Plane, Plane, Plane]
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 CLIP_SUFFIXES = frozenset({".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".ts", ".y4m"})
+MULTIPLE_PX = 4
 CLIP_FRAMES_MAX = 300
 CLIP_BYTES_MAX = 1_500_000_000
 """Memory for the frames of all clips of one process."""
@@ -60,6 +62,12 @@ class SceneMix:
     zoom_share: float = 0.25
     zoom_rate: float = 0.004
     """Largest relative change of size a frame."""
+
+    def __post_init__(self) -> None:
+        sides = dict.fromkeys(("width_px", "height_px", "smallest_px"), Limits(MULTIPLE_PX))
+        names = ("clip_share", "shrink_share", "soften_share", "still_share", "whole_share", "zoom_share", "zoom_rate")
+        spans = {"soften_sigma_px": POSITIVE, "speed_px": ANY_SIZE}
+        check(self, sides | dict.fromkeys(("frames", "clip_reduce"), COUNT) | dict.fromkeys(names, SHARE), spans)
 
 
 def find_files(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from onnx_models.checkpoint import LOG, Checkpoint, load_checkpoint
-from onnx_models.config import load_config
+from onnx_models.config import SHAVE_PX, load_config
 from onnx_models.errors import TrainingError
 from onnx_models.judge import Judge
 from onnx_models.networks import LEVELS, Network
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint.pt"
 SHEET = "samples.png"
 SAMPLES = 6
-SHAVE_PX = 8
 MSE_MIN = 0.5
 """In 8-bit codes, 51 dB: untouched patches, which a same-size network has to leave alone, don't rule the mean."""
 VALIDATION_PATCHES = 320
@@ -256,10 +255,6 @@ class Trainer:
         start_from: Path | None = None,
         place: Place = HERE,
     ) -> None:
-        if config.train.crop_px > config.pool.patch_px:
-            raise TrainingError(
-                f"[train] crop_px {config.train.crop_px} exceeds [pool] patch_px {config.pool.patch_px}; lower it"
-            )
         out.mkdir(parents=True, exist_ok=True)
         if place.threads:
             torch.set_num_threads(place.threads)

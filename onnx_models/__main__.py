@@ -21,9 +21,10 @@ def _add_sets(command: argparse.ArgumentParser) -> None:
     command.add_argument("--frames", type=int, default=32, help="of each clip")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m onnx_models", description=__doc__)
-    commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    command_line = argparse.ArgumentParser(prog="python -m onnx_models", description=__doc__)
+    commands = command_line.add_subparsers(required=True, dest="command", metavar="COMMAND")
     train = commands.add_parser("train", help="train a network; continues what --out holds")
     train.add_argument("config", type=Path, help="TOML, see onnx_models/configs")
     train.add_argument("--data", type=Path, nargs="+", required=True, help="photos and clips")
@@ -52,12 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     curves = commands.add_parser("curves", help="how the shipped models learnt, as a picture, from their cards")
     curves.add_argument("picture", type=Path, help="an SVG or PNG to write")
     commands.add_parser("table", help="the README's table of models, from their cards")
-    return parser
+    return command_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 done, 1 failed (the reason is printed), 2 bad usage."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         module = importlib.import_module(f"onnx_models.{args.command}")
         print(module.command(args))

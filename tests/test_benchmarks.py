@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import latency, level, memory, networks, quality, speed, startup
+from benchmarks import latency, level, memory, networks, quality, soak, speed, startup
 from benchmarks.__main__ import app
 from benchmarks.burnt_clock import BITS, UNIT_NS, age_ns, burn
 from benchmarks.cases import CASES, Window
+from benchmarks.errors import BenchmarkError
 from benchmarks.latency import DIRECT, OUTPUTS, RELAY, Way
 from benchmarks.machine import Usage, facts
 from benchmarks.memory import marks
@@ -319,3 +320,47 @@ def test_soak(tmp_path: Path) -> None:
     assert len(found["resident_mib"]) == len(found["seconds"]) == 4
     assert all(mib > 50 for mib in found["resident_mib"])
     assert found.keys() >= {"dropped", "dropped_first", "late"}
+
+
+def told(time_s: float, frames: int) -> dict[str, Any]:
+    return {"time_s": time_s, "frames": frames}
+
+
+def test_a_soak_begins_after_its_first_second() -> None:
+    seen = [told(0.5, 0), told(1.0, 10), told(1.999, 40), told(2.999, 70)]
+    assert soak.warmed_up(seen) == told(1.0, 10)
+    assert soak.warmed_up(seen[:1] + seen[2:]) == told(1.999, 40)
+
+
+def test_a_soak_without_frames_to_count_is_an_error() -> None:
+    with pytest.raises(BenchmarkError, match=r"no frames between second 1 and 3\.0"):
+        soak.warmed_up([told(1.0, 0), told(2.0, 0), told(3.0, 70)])
+
+
+def few_frames(folder: Path) -> str:
+    Clip(256, 256, frames=3).write(folder / "short.mp4")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["quality", "DIR/none"], 1, "data folder DIR/none does not exist"),
+        (["quality", "DIR", "--model", "nope"], 1, "no model 'nope'"),
+        (["level", "--data", "DIR"], 1, "clip DIR/short.mp4 has 3 frames, 12 are needed"),
+        (["temporal", "DIR"], 1, "short has 3 frames, more than 4 are needed"),
+        (["temporal", "DIR", "--damage", "noise 7"], 2, "there is no damage 'noise 7': use clean, noise 5, noise 10, "),
+        (["latency", "--model", "nope"], 1, "no model 'nope'"),
+        (["soak", "--model", "nope"], 1, "no model 'nope'"),
+        (["networks", "x2-w16"], 2, "'x2-w16' is no shape"),
+        (["networks", "x5-w16d2u1"], 2, "'x5-w16d2u1' is no shape: scale is 5"),
+        (["networks", "--engine", "nope"], 1, "there is no engine 'nope'"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
+    if arguments[0] == "networks":
+        pytest.importorskip("torch", reason="the extra `train` (torch) is not installed")
+    folder = few_frames(tmp_path)
+    outcome = CliRunner().invoke(app, [part.replace("DIR", folder) for part in arguments])
+    assert outcome.exit_code == code, outcome.output
+    assert f"error: {message.replace('DIR', folder)}" in outcome.stderr

@@ -352,9 +352,9 @@ def few_frames(folder: Path) -> str:
         (["temporal", "DIR", "--damage", "noise 7"], 2, "there is no damage 'noise 7': use clean, noise 5, noise 10, "),
         (["latency", "--model", "nope"], 1, "no model 'nope'"),
         (["soak", "--model", "nope"], 1, "no model 'nope'"),
-        (["networks", "x2-w16"], 2, "'x2-w16' is no shape"),
-        (["networks", "x5-w16d2u1"], 2, "'x5-w16d2u1' is no shape: scale is 5"),
-        (["networks", "--engine", "nope"], 1, "there is no engine 'nope'"),
+        pytest.param(["networks", "x2-w16"], 2, "'x2-w16' is no shape", marks=pytest.mark.slow),
+        pytest.param(["networks", "x5-w16d2u1"], 2, "'x5-w16d2u1' is no shape: scale is 5", marks=pytest.mark.slow),
+        pytest.param(["networks", "--engine", "nope"], 1, "there is no engine 'nope'", marks=pytest.mark.slow),
     ],
 )
 def test_what_cannot_be_measured_is_said(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:

@@ -229,6 +229,18 @@ class Place:
     compile: bool = False
     """Let torch compile the network first: half a minute, then up to 1.6 times the speed."""
 
+    def __post_init__(self) -> None:
+        for name, count in (("threads", self.threads), ("jobs", self.jobs)):
+            if count is not None and count < 1:
+                raise TrainingError(f"{name} is {count}; must be at least 1")
+
+    def check_device(self) -> None:
+        """Compute something there. Raises TrainingError if that fails."""
+        try:
+            (torch.ones(1, device=self.device) + 1).item()
+        except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without it
+            raise TrainingError(f"device {self.device} cannot be used: {error}") from error
+
 
 HERE = Place()
 
@@ -258,8 +270,8 @@ class Trainer:
         out.mkdir(parents=True, exist_ok=True)
         if place.threads:
             torch.set_num_threads(place.threads)
+        place.check_device()
         self.config, self.out, self.device = config, out, place.device
-        self.patches, self.held_out = make_pool(config.recipe, data, place.pool_dir or out, place.jobs)
         torch.manual_seed(config.seed)
         self.network = Network(config.shape).to(place.device)
         self.ema = copy.deepcopy(self.network)
@@ -279,6 +291,8 @@ class Trainer:
             for network in (self.network, self.ema):
                 if not network.adopt(state):
                     raise TrainingError(f"no layer of {start_from} fits {config.shape}; start from another checkpoint")
+        # Last, because it can take hours.
+        self.patches, self.held_out = make_pool(config.recipe, data, place.pool_dir or out, place.jobs)
 
     def _resume(self, saved: Checkpoint) -> None:
         for what in ("shape", "train.optimiser"):

@@ -10,8 +10,12 @@ import pytest
 pytest.importorskip("torch", reason="the extra `train` (torch) is not installed")
 pytest.importorskip("onnxruntime", reason="the extra `train` (onnxruntime) is not installed")
 
+from onnx_models import train
+from onnx_models.__main__ import main
+from onnx_models.checkpoint import Checkpoint
 from onnx_models.config import load_config
 from onnx_models.errors import TrainingError
+from onnx_models.networks import Network
 from tests.test_training import write_config
 
 pytestmark = pytest.mark.slow
@@ -95,3 +99,57 @@ def test_a_configuration_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     path.write_bytes('name = "größer"'.encode("latin-1"))
     with pytest.raises(TrainingError, match=r"latin\.toml is not TOML"):
         load_config(path)
+
+
+# --- before patches are made ---
+
+
+@pytest.fixture
+def no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever makes patches has begun too early."""
+
+    def made(*_: object) -> None:
+        raise AssertionError("the pool was made before everything else was known to be right")
+
+    monkeypatch.setattr(train, "make_pool", made)
+
+
+def checkpoint_of(config: Path, path: Path) -> Path:
+    """A checkpoint as `train` writes it, after no step."""
+    loaded = load_config(config)
+    weights = Network(loaded.shape).state_dict()
+    Checkpoint(loaded, 0, 0.0, weights, weights, []).save(path)
+    return path
+
+
+@pytest.mark.usefixtures("no_pool")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--start-from", "none.pt"], "checkpoint none.pt cannot be read"),
+        (["--device", "warp"], "device warp cannot be used"),
+        (["--device", "meta"], "device meta cannot be used"),
+        (["--threads", "0"], "threads is 0; must be at least 1"),
+        (["--jobs", "0"], "jobs is 0; must be at least 1"),
+    ],
+)
+def test_what_cannot_train_is_refused_at_once(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path)
+    arguments = ["train", str(config), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main([*arguments, *options]) == 1
+    assert f"error: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_pool")
+def test_checkpoints_that_do_not_fit_are_refused_at_once(tmp_path: Path) -> None:
+    wide = load_config(write_config(tmp_path, ("width = 8", "width = 6\nscale = 3")))
+    tiny = checkpoint_of(write_config(tmp_path), tmp_path / "checkpoint.pt")
+    with pytest.raises(TrainingError, match="no layer of"):
+        train.Trainer(wide, [tmp_path], tmp_path / "out", start_from=tiny)
+    with pytest.raises(TrainingError, match="was trained with shape w8d1u2"):
+        train.Trainer(wide, [tmp_path], tmp_path)
+    tiny.write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"checkpoint .* cannot be read"):
+        train.Trainer(wide, [tmp_path], tmp_path)

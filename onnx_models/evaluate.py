@@ -15,7 +15,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 from onnx_models.cards import CardError, load_card, read_card
@@ -24,7 +23,7 @@ from onnx_models.degrade import kept_share, reduce_luma, reduce_planes, to_codes
 from onnx_models.errors import TrainingError
 from onnx_models.level import LEVEL_NAMES, level_of_noise, level_of_qp, level_of_stream
 from onnx_models.quality import Luma, bicubic, lanczos, psnr, ssim
-from onnx_models.scenes import PHOTO_SUFFIXES, Planes, find_files, read_clip, read_photo
+from onnx_models.scenes import PHOTO_SUFFIXES, Planes, find_files, read_clip, read_photo, read_picture
 
 if TYPE_CHECKING:
     import argparse
@@ -221,11 +220,9 @@ def paper_pair(path: Path, scale: int) -> tuple[Luma, Luma]:
     Raises:
         TrainingError: the picture cannot be decoded.
     """
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise TrainingError(f"picture {path} cannot be decoded; repair or remove it")
+    picture = read_picture(path)
     height, width = (side // scale * scale for side in picture.shape[:2])
-    original = np.asarray(picture[:height, :width], np.uint8)
+    original = picture[:height, :width]
     channels = [to_codes(reduce_luma(original[..., i], scale)) for i in range(3)]
     return _bt601(np.asarray(np.dstack(channels), np.uint8)), _bt601(original)
 

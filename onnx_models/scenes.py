@@ -146,7 +146,7 @@ def read_clip(
     """The first frames of a clip, reduced by an integer factor, at most so many and so much.
 
     Raises:
-        TrainingError: there is no video, it cannot be decoded, its sides are odd, or they change.
+        TrainingError: there is no video, it cannot be decoded, its sides are odd or too small, or they change.
     """
     sequence: list[Planes] = []
     size, first = 0, ""
@@ -159,6 +159,8 @@ def read_clip(
                     raise TrainingError(f"clip {path} changes from {first} to {sides} px; cut it there or remove it")
                 if frame.width % 2 or frame.height % 2:
                     raise TrainingError(f"clip {path} is {sides} px; sides must be even, so crop or remove it")
+                if min(frame.width, frame.height) < MULTIPLE_PX * reduce:
+                    raise TrainingError(f"clip {path} of {sides} px is too small to be reduced by {reduce}; remove it")
                 sequence.append(_shrink(split_planes(frame), 1 / reduce))
                 size += sum(plane.nbytes for plane in sequence[-1])
                 if len(sequence) >= frames_max or size >= bytes_max:

@@ -268,6 +268,7 @@ class Trainer:
         place: Place = HERE,
     ) -> None:
         out.mkdir(parents=True, exist_ok=True)
+        _end_torn_line(out / LOG)
         if place.threads:
             torch.set_num_threads(place.threads)
         place.check_device()
@@ -402,6 +403,14 @@ class Trainer:
                 self._validate()
                 started = time.monotonic_ns() if count == 0 else started
         return self.out / CHECKPOINT
+
+
+def _end_torn_line(log: Path) -> None:
+    """Remove what a killed training left of a line, so that the next one begins a line."""
+    content = log.read_bytes() if log.exists() else b""
+    if content and not content.endswith(b"\n"):
+        with log.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
 
 
 def command(args: argparse.Namespace) -> str:

@@ -17,8 +17,9 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from onnx_models import cards
+from onnx_models.enhancer import open_enhancer
 from onnx_models.errors import TrainingError
-from onnx_models.evaluate import CLEAN, Condition, Sampling, evaluate, open_enhancer, paper_pair, score_clip, table
+from onnx_models.evaluate import CLEAN, Condition, Sampling, evaluate, paper_pair, score_clip, table
 from onnx_models.level import level_of_noise
 from onnx_models.quality import bicubic, lanczos, psnr, ssim
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+import cv2
 import pytest
 
 pytest.importorskip("torch", reason="the extra `train` (torch) is not installed")
@@ -12,10 +14,12 @@ pytest.importorskip("onnxruntime", reason="the extra `train` (onnxruntime) is no
 
 from onnx_models import train
 from onnx_models.__main__ import main
-from onnx_models.checkpoint import Checkpoint
+from onnx_models.checkpoint import LOG, Checkpoint
 from onnx_models.config import load_config
 from onnx_models.errors import TrainingError
+from onnx_models.export import read_curve
 from onnx_models.networks import Network
+from tests.photos import picture
 from tests.test_training import write_config
 
 pytestmark = pytest.mark.slow
@@ -129,8 +133,6 @@ def checkpoint_of(config: Path, path: Path) -> Path:
         (["--start-from", "none.pt"], "checkpoint none.pt cannot be read"),
         (["--device", "warp"], "device warp cannot be used"),
         (["--device", "meta"], "device meta cannot be used"),
-        (["--threads", "0"], "threads is 0; must be at least 1"),
-        (["--jobs", "0"], "jobs is 0; must be at least 1"),
     ],
 )
 def test_what_cannot_train_is_refused_at_once(
@@ -153,3 +155,34 @@ def test_checkpoints_that_do_not_fit_are_refused_at_once(tmp_path: Path) -> None
     tiny.write_bytes(b"")
     with pytest.raises(TrainingError, match=r"checkpoint .* cannot be read"):
         train.Trainer(wide, [tmp_path], tmp_path)
+
+
+def test_threads_and_jobs_are_at_least_one(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="threads is 0; must be at least 1"):
+        train.Place(threads=0)
+    with pytest.raises(TrainingError, match="jobs is 0; must be at least 1"):
+        train.Place(jobs=0)
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "x.toml", "--data", str(tmp_path), "--out", str(tmp_path), "--jobs", "0"])
+
+
+# --- logs ---
+
+
+def test_a_torn_log_line_is_left_out(tmp_path: Path) -> None:
+    log = tmp_path / LOG
+    whole = '{"step": 4, "gain_db": 0.5}\n'
+    log.write_text(whole + '{"step": 8, "gain_db"')
+    assert read_curve(log) == ((4, 0.5),)
+    log.write_text('{"step": 4, "ga' + whole)
+    with pytest.raises(TrainingError, match=r"line 1 of .*log\.jsonl is damaged"):
+        read_curve(log)
+
+
+def test_a_resumed_log_goes_on_after_its_last_whole_line(tmp_path: Path) -> None:
+    config = write_config(tmp_path, ("steps = 12", "steps = 2"))
+    cv2.imwrite(str(tmp_path / "one.png"), picture(0))
+    log = tmp_path / LOG
+    log.write_text('{"step": 0}\n{"step": 1, "lo')
+    train.Trainer(load_config(config), [tmp_path], tmp_path, place=train.Place(threads=1)).run()
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [0, 2, 2]

@@ -189,15 +189,18 @@ class Network(nn.Module):
                 parameter.mul_(start)
 
     @torch.no_grad()
-    def adopt(self, state: Mapping[str, Tensor]) -> list[str]:
-        """Begin with the weights of another network, as far as they fit.
+    def adopt(self, shape: Shape, state: Mapping[str, Tensor]) -> list[str]:
+        """Begin with the weights of another network of that shape, as far as they fit.
 
-        A first convolution with fewer inputs is taken over with zeros for the new ones (a network that learns to be
+        Of one with another `unshuffle` nothing does: its channels mean other things, whatever their number. A first
+        convolution with fewer inputs is taken over with zeros for the new ones (a network that learns to be
         conditioned); other layers of another size stay as they are (another scale has another last layer).
 
         Returns:
             Names of the parameters that were taken over.
         """
+        if shape.unshuffle != self.shape.unshuffle:
+            return []
         taken = []
         for name, own in self.state_dict().items():
             given = state.get(name)

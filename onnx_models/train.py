@@ -288,9 +288,9 @@ class Trainer:
         if (out / CHECKPOINT).exists():
             self._resume(load_checkpoint(out / CHECKPOINT))
         elif start_from is not None:
-            state = load_checkpoint(start_from).ema
+            begun = load_checkpoint(start_from)
             for network in (self.network, self.ema):
-                if not network.adopt(state):
+                if not network.adopt(begun.config.shape, begun.ema):
                     raise TrainingError(f"no layer of {start_from} fits {config.shape}; start from another checkpoint")
         # Last, because it can take hours.
         self.patches, self.held_out = make_pool(config.recipe, data, place.pool_dir or out, place.jobs)

@@ -152,6 +152,8 @@ def level(
 
 def _show(measure: Callable[[], Report], json: Path | None) -> None:
     """Prints what was found, or why there is nothing."""
+    if json is not None and not json.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {json.parent} for --json")
     try:
         report = measure()
     except _KNOWN as error:

@@ -104,7 +104,8 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
             raise TrainingError(f"photograph {path} cannot be decoded: it is cut short; repair or remove it")
         picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     except (OSError, cv2.error) as error:
-        raise TrainingError(f"photograph {path} cannot be decoded: {error}; repair or remove it") from error
+        reason = " ".join(str(error).split())
+        raise TrainingError(f"photograph {path} cannot be decoded: {reason}; repair or remove it") from error
     if picture is None:
         raise TrainingError(f"photograph {path} cannot be decoded; repair or remove it")
     return np.asarray(picture, np.uint8)

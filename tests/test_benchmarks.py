@@ -304,6 +304,12 @@ def test_latency(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert ways[RELAY]["p50_ms"] > ways[DIRECT]["p50_ms"]
 
 
+def test_a_folder_for_figures_is_looked_for_before_the_measurement(tmp_path: Path) -> None:
+    outcome = CliRunner().invoke(app, ["memory", "--json", str(tmp_path / "none" / "memory.json")])
+    assert outcome.exit_code == 2
+    assert "there is no folder" in outcome.output
+
+
 def test_latency_refuses_an_output_that_it_cant_read() -> None:
     outcome = CliRunner().invoke(app, ["latency", "--output", "hls"])
     assert outcome.exit_code == 2

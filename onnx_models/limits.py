@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Limits:
-    """Finite numbers between two, which belong to them."""
+    """Numbers between two, which belong to them."""
 
     lowest: float = 0
     highest: float = math.inf
@@ -21,7 +21,7 @@ class Limits:
 
     def __contains__(self, number: float) -> bool:
         within = self.lowest < number if self.above else self.lowest <= number
-        return within and number <= self.highest and math.isfinite(number)
+        return within and number <= self.highest
 
     def __str__(self) -> str:
         if self.highest < math.inf:
@@ -36,13 +36,15 @@ def check(section: object, limits: Mapping[str, Limits], spans: Mapping[str, Lim
     """Check fields that hold a number or a tuple of numbers; `spans` are those that hold the ends of a range.
 
     Raises:
-        ValueError: the first field that is out of its limits, or is empty or no range.
+        ValueError: the first field that is not finite, out of its limits, empty, or no range.
     """
     for name, allowed in {**limits, **(spans or {})}.items():
         value = getattr(section, name)
         numbers = value if isinstance(value, tuple) else (value,)
         if not numbers:
             raise ValueError(f"{name} is empty; give at least one value")
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError(f"{name} is {value}; must be finite")
         if not all(number in allowed for number in numbers):
             raise ValueError(f"{name} is {value}; must be {allowed}")
         if name in (spans or {}) and (len(numbers) != 2 or numbers[0] > numbers[1]):

@@ -212,7 +212,8 @@ def _make_shards(recipe: Recipe, missing: Sequence[tuple[list[Path], list[Path],
 def _remove_leftovers(root: Path) -> None:
     """Unfinished shards of processes of this machine that are no more."""
     for partial in root.glob("*.partial-*"):
-        if not _is_running(int(partial.name.rpartition("-")[2])):
+        pid = partial.name.rpartition("-")[2]
+        if pid.isdecimal() and not _is_running(int(pid)):
             shutil.rmtree(partial, ignore_errors=True)  # another training may do the same
 
 

@@ -78,7 +78,12 @@ def run(data: list[Path], model: str, frames: int, modes: list[str], damages: li
             raise UsageError(f"there is no damage {name!r}: use {', '.join(known)}")
     wanted = [known[name] for name in damages] or DAMAGES
     scores: list[Score] = []
-    for scene in [*clips(data, frames), *pans(data, frames)]:
+    scenes = [*clips(data, frames), *pans(data, frames)]
+    for scene in scenes:
+        if len(scene.frames) <= SETTLING:
+            count = len(scene.frames)
+            raise BenchmarkError(f"{scene.name} has {count} frames, more than {SETTLING} are needed; remove it")
+    for scene in scenes:
         for damage in wanted:
             scores += judge_scene(scene, damage, model, modes)
     cuts = cut_tallies(data)
@@ -94,12 +99,7 @@ def run(data: list[Path], model: str, frames: int, modes: list[str], damages: li
 
 
 def judge_scene(scene: Scene, damage: Damage, model: str, modes: Sequence[str]) -> list[Score]:
-    """Scores of the frames as the network gives them ("off"), of their fixed average, and of every mode.
-
-    Raises BenchmarkError if there are no frames to judge.
-    """
-    if len(scene.frames) <= SETTLING:
-        raise BenchmarkError(f"{scene.name} has {len(scene.frames)} frames, more than {SETTLING} are needed; remove it")
+    """Scores of the frames as the network gives them ("off"), of their fixed average, and of every mode."""
     scale = load_card(model).scale
     scene = fitting(scene, scale)
     low, qp = received(scene.frames, scale, damage)

@@ -221,7 +221,7 @@ class Place:
     device: str = "cpu"
     """What torch takes: "cpu", "cuda", ..."""
     jobs: int = 1
-    """Processes that generate the pool."""
+    """Processes that generate the pool; with more than one, a script needs its `if __name__ == "__main__"`."""
     pool_dir: Path | None = None
     """Where the pool lies, to share one between trainings; default: the training's folder."""
     threads: int | None = None

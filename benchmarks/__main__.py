@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,9 +17,18 @@ from benchmarks import soak as soak_benchmark
 from benchmarks import speed as speed_benchmark
 from benchmarks import startup as startup_benchmark
 from benchmarks import temporal as temporal_benchmark
+from benchmarks.errors import BenchmarkError
 from benchmarks.report import Report
 from engines import EngineError
-from streamer.errors import UsageError
+from onnx_models.cards import CardError
+from onnx_models.errors import TrainingError
+from streamer.errors import StreamerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_KNOWN = (BenchmarkError, CardError, EngineError, StreamerError, TimeoutError, TrainingError)
+
 
 app = typer.Typer(help="Measure streamer-enhancer on this machine.", no_args_is_help=True, add_completion=False)
 
@@ -33,7 +42,7 @@ def speed(
     json: JsonOption = None,
 ) -> None:
     """Decoder, network and encoder alone, the whole pipeline, and the loop that people write without it."""
-    _show(speed_benchmark.run(frames, repeat), json)
+    _show(lambda: speed_benchmark.run(frames, repeat), json)
 
 
 @app.command()
@@ -46,7 +55,7 @@ def latency(
     """Glass to glass over loopback, with a clock burnt into the picture: RTSP in, enhanced or not, and out again."""
     if output not in latency_benchmark.OUTPUTS:
         raise typer.BadParameter(f"there is no output {output!r}: use {' or '.join(latency_benchmark.OUTPUTS)}")
-    _show(latency_benchmark.run(seconds, model, output), json)
+    _show(lambda: latency_benchmark.run(seconds, model, output), json)
 
 
 @app.command()
@@ -54,7 +63,7 @@ def memory(
     frames: Annotated[int, typer.Option(min=16, help="Frames per run.")] = 5000, json: JsonOption = None
 ) -> None:
     """Resident memory and picture buffers of the whole pipeline over a long run."""
-    _show(memory_benchmark.run(frames), json)
+    _show(lambda: memory_benchmark.run(frames), json)
 
 
 @app.command()
@@ -64,7 +73,7 @@ def soak(
     json: JsonOption = None,
 ) -> None:
     """A network camera for a long time: frames per second, frames lost, latency and memory as time goes by."""
-    _show(soak_benchmark.run(seconds, model), json)
+    _show(lambda: soak_benchmark.run(seconds, model), json)
 
 
 @app.command()
@@ -72,7 +81,7 @@ def startup(
     repeat: Annotated[int, typer.Option(min=1, help="Runs of each command.")] = 9, json: JsonOption = None
 ) -> None:
     """How long importing the package and asking for help take."""
-    _show(startup_benchmark.run(repeat), json)
+    _show(lambda: startup_benchmark.run(repeat), json)
 
 
 @app.command()
@@ -87,12 +96,7 @@ def quality(
     json: JsonOption = None,
 ) -> None:
     """PSNR, SSIM, VMAF and flicker of models on clips as streams deliver them, against bicubic and Lanczos."""
-    try:
-        report = quality_benchmark.run(folders, model, crf, frames, sheet)
-    except UsageError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    _show(report, json)
+    _show(lambda: quality_benchmark.run(folders, model, crf, frames, sheet), json)
 
 
 @app.command()
@@ -107,7 +111,7 @@ def temporal(
     json: JsonOption = None,
 ) -> None:
     """What stabilising gains over frame by frame and a fixed average, what it costs, and how scene cuts are found."""
-    _show(temporal_benchmark.run(data, model, frames, mode, damage or []), json)
+    _show(lambda: temporal_benchmark.run(data, model, frames, mode, damage or []), json)
 
 
 @app.command()
@@ -120,7 +124,7 @@ def networks(
     json: JsonOption = None,
 ) -> None:
     """Milliseconds a frame of the shipped networks, and of other shapes with random weights (needs torch)."""
-    _show(networks_benchmark.run(shapes or [], frames, repeat, engine, shipped=shipped), json)
+    _show(lambda: networks_benchmark.run(shapes or [], frames, repeat, engine, shipped=shipped), json)
 
 
 @app.command()
@@ -133,12 +137,7 @@ def gpu(
     json: JsonOption = None,
 ) -> None:
     """Milliseconds a frame on an NVIDIA GPU, how much of them its copies and inferences need, and frames/s of a job."""
-    try:
-        report = gpu_benchmark.run(model, frames, repeat, engine=engine, device=device)
-    except EngineError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
-    _show(report, json)
+    _show(lambda: gpu_benchmark.run(model, frames, repeat, engine=engine, device=device), json)
 
 
 @app.command()
@@ -148,10 +147,18 @@ def level(
     json: JsonOption = None,
 ) -> None:
     """How well the level of a stream is seen in its pictures, where the decoder doesn't tell it (needs the data)."""
-    _show(level_benchmark.run(data, fit), json)
+    _show(lambda: level_benchmark.run(data, fit), json)
 
 
-def _show(report: Report, json: Path | None) -> None:
+def _show(measure: Callable[[], Report], json: Path | None) -> None:
+    """Prints what was found, or why there is nothing."""
+    if json is not None and not json.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {json.parent} for --json")
+    try:
+        report = measure()
+    except _KNOWN as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code if isinstance(error, StreamerError) else 1) from None
     typer.echo(str(report))
     if json is not None:
         report.write(json)

@@ -10,6 +10,7 @@ program itself reports, from the arrival of a decoded picture to the outputs, st
 from __future__ import annotations
 
 import json
+import shlex
 import socket
 import subprocess
 import sys
@@ -26,9 +27,11 @@ import numpy as np
 
 from benchmarks.burnt_clock import age_ns, burn
 from benchmarks.clip import FORMAT, webcam_frames
+from benchmarks.errors import BenchmarkError
 from benchmarks.machine import facts
 from benchmarks.relay import RtspRelay
 from benchmarks.report import Report, table
+from onnx_models.cards import load_card
 from streamer.convert import fill_picture
 from streamer.sources import make_source
 
@@ -137,7 +140,8 @@ def ages_at(url: str, seconds: float) -> tuple[float, ...]:
 
 
 def run(seconds: float, model: str, output: str) -> Report:
-    """Measures all three ways one after the other. Raises RuntimeError if no picture comes through one."""
+    """Measures all three ways one after the other. Raises CardError, BenchmarkError."""
+    load_card(model)
     machine = facts()
     ways: dict[str, Way] = {}
     with RtspRelay() as relay, Publisher(relay.url("in")):
@@ -147,7 +151,7 @@ def run(seconds: float, model: str, output: str) -> Report:
             ways[name] = through_streamer(relay, chosen, output, seconds)
     for name, way in ways.items():
         if not way.ages_ms:
-            raise RuntimeError(f"no picture with a clock came out of: {name}")
+            raise BenchmarkError(f"no picture with a clock came out of: {name}")
     findings = {
         "settings": {"model": model, "output": output, "seconds": seconds, "input": "640x360, 30 frames/s, RTSP"},
         "ways": {name: way.as_dict() for name, way in ways.items()},
@@ -175,6 +179,8 @@ def through_streamer(relay: RtspRelay, model: str, output: str, seconds: float) 
             except subprocess.TimeoutExpired:
                 program.kill()
             drain.join(_LIMIT_S)
+    if not lines:
+        raise BenchmarkError(f"{shlex.join(command)} ended without a summary: what it said stands above")
     summary = json.loads(lines[-1])
     stats = summary["stats"]
     return Way(ages, stats["latency_ms"], stats["dropped"], stats["lagged"])

@@ -19,6 +19,7 @@ import engines
 from benchmarks.machine import Usage, facts
 from benchmarks.report import Report, table
 from onnx_models.cards import list_cards
+from streamer.errors import UsageError
 
 REFERENCE = "x2-w24d3u2"
 SIZES = {1: (720, 1280)}
@@ -61,16 +62,19 @@ def run(shapes: list[str], frames: int, repeat: int, engine: str, *, shipped: bo
 def shape_of(name: str) -> Candidate:
     """A network of a shape, such as "x2-w16d2u1" or "x1-w16d3u2-level", with random weights. Needs torch.
 
-    Raises ValueError for a name that is no shape.
+    Raises UsageError for a name that is no shape.
     """
     match = re.fullmatch(r"x(\d)-w(\d+)d(\d+)u(\d+)(-level)?", name)
     if match is None:
-        raise ValueError(f"{name!r} is no shape: write it like x2-w16d2u1 or x1-w16d3u2-level")
+        raise UsageError(f"{name!r} is no shape: write it like x2-w16d2u1 or x1-w16d3u2-level")
     from onnx_models.graph import build_model
     from onnx_models.networks import Network, Shape
 
     scale, width, depth, unshuffle = (int(match[i]) for i in range(1, 5))
-    shape = Shape(scale, width, depth, unshuffle, conditioned=bool(match[5]))
+    try:
+        shape = Shape(scale, width, depth, unshuffle, conditioned=bool(match[5]))
+    except ValueError as error:
+        raise UsageError(f"{name!r} is no shape: {error}") from error
     return Candidate(name, build_model(Network(shape), name).SerializeToString(), scale, shape.macs_per_px)
 
 

@@ -23,6 +23,7 @@ import streamer
 from benchmarks.machine import facts
 from benchmarks.report import Report, table
 from onnx_models.cards import load_card
+from onnx_models.codecs import planes_of
 from onnx_models.degrade import reduce_planes
 from onnx_models.quality import lanczos
 from onnx_models.scenes import PHOTO_SUFFIXES, find_files, read_clip, read_photo
@@ -104,7 +105,9 @@ class _Case:
             return {"input": sent, **made}
         bicubic = self.folder / f"{crf}-bicubic.mkv"
         streamer.enhance(sent, bicubic, model=models[0], strength=0, codec="ffv1")
-        enlarged = [tuple(lanczos(plane, self.scale) for plane in planes) for planes in read_clip(sent)]
+        with av.open(str(sent)) as container:  # all of it, uncropped, which `read_clip` doesn't promise
+            received = [planes_of(frame) for frame in container.decode(video=0)]
+        enlarged = [tuple(lanczos(plane, self.scale) for plane in planes) for planes in received]
         resampled = _write(self.folder / f"{crf}-lanczos.mkv", enlarged, "ffv1", {})
         return {"bicubic": bicubic, "lanczos": resampled, **made}
 
@@ -156,8 +159,8 @@ def _write(path: Path, sequence: Sequence[Any], codec: str, options: dict[str, s
         stream: Any = container.add_stream(codec, rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number, planes in enumerate(sequence):
-            stacked = np.concatenate([np.ascontiguousarray(plane).reshape(-1, width) for plane in planes])
-            frame = av.VideoFrame.from_ndarray(stacked, format="yuv420p")
+            stacked = np.concatenate([plane.reshape(-1) for plane in planes])
+            frame = av.VideoFrame.from_ndarray(stacked.reshape(-1, width), format="yuv420p")
             frame.pts, frame.time_base = number, Fraction(1, 25)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

@@ -107,20 +107,24 @@ class RtspRelay:
     # -- what is going on ------------------------------------------------------------------------------------------
 
     def wait_published(self, path: str = "cam") -> None:
-        self._wait(lambda: any(c.publishes and c.path == f"/{path}" for c in self._clients))
+        """Returns when somebody publishes there. Raises, as the others do, TimeoutError after LIMIT_S."""
+        self._wait(
+            f"nobody publishes /{path}", lambda: any(c.publishes and c.path == f"/{path}" for c in self._clients)
+        )
 
     def wait_playing(self, number: int = 1) -> None:
         """Returns when `number` connections play."""
-        self._wait(lambda: sum(client.plays for client in self._clients) >= number)
+        self._wait(f"{number} readers did not come", lambda: sum(client.plays for client in self._clients) >= number)
 
     def wait_packets(self, number: int) -> None:
         """Returns when that many more packets came from publishers."""
         goal = self.packets + number
-        self._wait(lambda: self.packets >= goal)
+        self._wait(f"{number} packets did not come", lambda: self.packets >= goal)
 
-    def _wait(self, condition: Callable[[], bool]) -> None:
+    def _wait(self, otherwise: str, condition: Callable[[], bool]) -> None:
         with self._changed:
-            assert self._changed.wait_for(condition, LIMIT_S)
+            if not self._changed.wait_for(condition, LIMIT_S):
+                raise TimeoutError(f"{otherwise} on the RTSP server at port {self.port} after {LIMIT_S:g} s")
 
     def _tell(self) -> None:
         with self._changed:

@@ -7,7 +7,7 @@ size first. Everything follows from the files: no figure changes between two run
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -122,6 +122,12 @@ def seen_by(photo: Luma, camera: Camera, count: int) -> Scene:
     """`count` frames of a picture, at most MAX_WIDTH x MAX_HEIGHT."""
     height, width = (min(side, most) // 8 * 8 for side, most in zip(photo.shape, (MAX_HEIGHT, MAX_WIDTH), strict=True))
     return Scene(camera.name, [_view(photo, camera, t, (width, height)) for t in range(count)], is_static=False)
+
+
+def fitting(scene: Scene, scale: int) -> Scene:
+    """The scene, cropped as far as needed for sides that are even when they are reduced by `scale`."""
+    height, width = (side // (2 * scale) * 2 * scale for side in scene.frames[0].shape)
+    return replace(scene, frames=[luma[:height, :width] for luma in scene.frames])
 
 
 def received(frames: list[Luma], scale: int, damage: Damage) -> tuple[list[Luma], float | None]:

@@ -15,19 +15,25 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.latency import Publisher
 from benchmarks.machine import facts, resident_mib
 from benchmarks.relay import RtspRelay
 from benchmarks.report import Report, table
+from onnx_models.cards import load_card
 
 WARM_UP_S = 1
-"""Frames that are lost before that, while the engine opens, are counted apart."""
+"""Frames that are lost before that, while the engine opens, are counted apart: up to the first event from then on."""
 ROWS = 10
 _LIMIT_S = 60.0
 
 
 def run(seconds: int, model: str) -> Report:
-    """Enhances 640x360 at 30 frames/s from RTSP into a file for so long. Raises RuntimeError if it ends early."""
+    """Enhances 640x360 at 30 frames/s from RTSP into a file for so long.
+
+    Raises BenchmarkError if it ends early or gives no frames, CardError for an unknown model.
+    """
+    load_card(model)
     machine = facts()
     with (
         tempfile.TemporaryDirectory(prefix="streamer-soak-") as folder,
@@ -36,8 +42,7 @@ def run(seconds: int, model: str) -> Report:
     ):
         relay.wait_published("in")
         seen, summary = watch(relay.url("in"), Path(folder) / "enhanced.mkv", seconds, model)
-    warm = next(event for event in seen if event["frames"] and event["time_s"] >= seen[0]["time_s"] + WARM_UP_S)
-    last = seen[-1]
+    warm, last = warmed_up(seen), seen[-1]
     findings = {
         "settings": {"input": "640x360, 30 frames/s, RTSP", "model": model, "seconds": seconds},
         "fps": round((last["frames"] - warm["frames"]) / (last["time_s"] - warm["time_s"]), 3),
@@ -50,6 +55,16 @@ def run(seconds: int, model: str) -> Report:
         "seconds": [[event["time_s"], event["frames"], event["fps"], event["latency_ms"]["p95"]] for event in seen],
     }
     return Report.of(findings, _text(findings, seen), machine)
+
+
+def warmed_up(seen: list[dict[str, Any]]) -> dict[str, Any]:
+    """The event from which on frames are counted. Raises BenchmarkError if no other comes after it."""
+    for event in seen[:-1]:
+        if event["frames"] and event["time_s"] >= WARM_UP_S:
+            return event
+    raise BenchmarkError(
+        f"no frames between second {WARM_UP_S} and {seen[-1]['time_s']}, the last: run it for longer (--seconds)"
+    )
 
 
 def watch(url: str, out: Path, seconds: int, model: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -69,7 +84,7 @@ def watch(url: str, out: Path, seconds: int, model: str) -> tuple[list[dict[str,
                     program.terminate()
         watchdog.cancel()
     if len(seen) < seconds or "stats" not in last:
-        raise RuntimeError(f"the program ended after {len(seen)} of {seconds} s")
+        raise BenchmarkError(f"the program ended after {len(seen)} of {seconds} s")
     return seen, last
 
 

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.errors import BenchmarkError
 from onnx_models.codecs import PRESETS, Coding, transcode
 from onnx_models.degrade import kept_share, reduce_planes, to_codes
 from onnx_models.level import qp_of_step, step_of_qp
@@ -62,12 +63,14 @@ class Case:
 
 
 def degraded(folders: Sequence[Path]) -> Iterator[tuple[str, Case]]:
-    """Every source below the folders, by name, in every kind of degradation. Raises TrainingError."""
+    """Every source below the folders, by name, in every kind of degradation. Raises TrainingError, BenchmarkError."""
     photos, clips = find_files(folders)
     for path in (*photos, *clips):
         rng = np.random.default_rng(crc32(path.name.encode()))
         if path in clips:
             clip = read_clip(path, 2, _CLIP_FRAMES)
+            if len(clip) < FRAMES:
+                raise BenchmarkError(f"clip {path} has {len(clip)} frames, {FRAMES} are needed; remove it")
             if min(clip[0][0].shape) < _SMALLEST_PX:
                 continue
             clean = [_part(clip, rng) for _ in range(_SEQUENCES)]

@@ -23,15 +23,17 @@ import cv2
 import numpy as np
 
 from benchmarks.cutset import Tally, events, judge
+from benchmarks.errors import BenchmarkError
 from benchmarks.machine import facts
 from benchmarks.report import Report, table
-from benchmarks.sequences import DAMAGES, Damage, Scene, clips, pans, received
+from benchmarks.sequences import DAMAGES, Damage, Scene, clips, fitting, pans, received
 from onnx_models.cards import load_card
 from onnx_models.degrade import reduce_luma, to_codes
 from onnx_models.scenes import find_files, read_photo
 from streamer import EnhanceStage, Frame, StabiliseStage, VideoFormat
 from streamer.compare import PsnrMeter, SsimMeter
 from streamer.cuts import CutDetector
+from streamer.errors import UsageError
 from streamer.flicker import FlickerMeter
 
 if TYPE_CHECKING:
@@ -65,11 +67,23 @@ class Score:
 
 
 def run(data: list[Path], model: str, frames: int, modes: list[str], damages: list[str]) -> Report:
-    """Measures all clips, and all cameras over the photographs, below the folders."""
+    """Measures all clips, and all cameras over the photographs, below the folders.
+
+    Raises UsageError for a damage that is none of DAMAGES, BenchmarkError if a clip is too short.
+    """
     machine = facts()
-    wanted = [damage for damage in DAMAGES if not damages or damage.name in damages]
+    known = {damage.name: damage for damage in DAMAGES}
+    for name in damages:
+        if name not in known:
+            raise UsageError(f"there is no damage {name!r}: use {', '.join(known)}")
+    wanted = [known[name] for name in damages] or DAMAGES
     scores: list[Score] = []
-    for scene in [*clips(data, frames), *pans(data, frames)]:
+    scenes = [*clips(data, frames), *pans(data, frames)]
+    for scene in scenes:
+        if len(scene.frames) <= SETTLING:
+            count = len(scene.frames)
+            raise BenchmarkError(f"{scene.name} has {count} frames, more than {SETTLING} are needed; remove it")
+    for scene in scenes:
         for damage in wanted:
             scores += judge_scene(scene, damage, model, modes)
     cuts = cut_tallies(data)
@@ -86,7 +100,9 @@ def run(data: list[Path], model: str, frames: int, modes: list[str], damages: li
 
 def judge_scene(scene: Scene, damage: Damage, model: str, modes: Sequence[str]) -> list[Score]:
     """Scores of the frames as the network gives them ("off"), of their fixed average, and of every mode."""
-    low, qp = received(scene.frames, load_card(model).scale, damage)
+    scale = load_card(model).scale
+    scene = fitting(scene, scale)
+    low, qp = received(scene.frames, scale, damage)
     enhanced = _enhanced(low, model, qp)
     ways = {"off": enhanced, "fixed": _averaged(enhanced)}
     ways |= {mode: _stabilised(enhanced, low, mode) for mode in modes}

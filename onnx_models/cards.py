@@ -122,16 +122,16 @@ def publish(card: ModelCard, content: bytes) -> None:
     """Write model and card beside each other; each is complete or untouched.
 
     Raises:
-        CardError: they don't fit together.
+        CardError: they don't fit together, or the card couldn't be read again; nothing is written.
         OSError: they can't be written.
     """
+    card_path, text = card.path.with_suffix(".toml"), _toml(card)
+    _check_content(_parsed(text, card_path), content)
     card.path.parent.mkdir(parents=True, exist_ok=True)
-    card_path = card.path.with_suffix(".toml")
     model_part = _write(card.path, content)
-    card_part = _write(card_path, _toml(card).encode())
+    card_part = _write(card_path, text.encode())
     model_part.replace(card.path)
     card_part.replace(card_path)
-    verify(read_card(card_path))
 
 
 def verify(card: ModelCard) -> None:
@@ -146,6 +146,10 @@ def verify(card: ModelCard) -> None:
         raise CardError(
             f"model {card.name}: {card.path} cannot be read ({error}); install the package again"
         ) from error
+    _check_content(card, content)
+
+
+def _check_content(card: ModelCard, content: bytes) -> None:
     found = hashlib.sha256(content).hexdigest()
     if found != card.sha256:
         raise CardError(
@@ -161,11 +165,24 @@ def read_card(path: Path) -> ModelCard:
         CardError: the file is missing or not TOML, or keys are missing, unknown or wrong.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise CardError(f"card {path} cannot be read ({error})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CardError(f"card {path} is not TOML: {error}; correct or restore it") from error
+    except UnicodeDecodeError as error:
+        raise _not_toml(path, error) from error
+    return _parsed(text, path)
+
+
+def _not_toml(path: Path, error: ValueError) -> CardError:
+    return CardError(f"card {path} is not TOML: {error}; correct or restore it")
+
+
+def _parsed(text: str, path: Path) -> ModelCard:
+    """The card that this text is at this path."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _not_toml(path, error) from error
     where = f"card {path}"
     metrics = table.get("metrics", [])
     if not isinstance(metrics, list) or not all(isinstance(m, dict) for m in metrics):

@@ -62,7 +62,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         state = torch.load(path, map_location="cpu", weights_only=True)
         state["config"] = parse_config(_lists(state["config"]), str(path))
         return Checkpoint(**state)
-    except (OSError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+    except (OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise TrainingError(
             f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); name a file "
             "that `python -m onnx_models train` has written"

@@ -74,7 +74,7 @@ def transcode(sequence: Sequence[Planes], coding: Coding) -> Decoded:
     frames += decoder.decode(None)
     if len(frames) != len(sequence):
         raise TrainingError(f"{_ENCODERS[coding.codec]} returned {len(frames)} of {len(sequence)} frames")
-    return Decoded([_planes(f) for f in frames], _qp(frames, coding), sum(p.size for p in packets))
+    return Decoded([planes_of(f) for f in frames], _qp(frames, coding), sum(p.size for p in packets))
 
 
 def _encode(sequence: Sequence[Planes], coding: Coding) -> list[Any]:
@@ -113,7 +113,8 @@ def _options(coding: Coding) -> dict[str, str]:
     return {"deadline": "realtime", "cpu-used": "7", "crf": quality, "qmin": quality, "qmax": quality, "g": keyint}
 
 
-def _planes(frame: av.VideoFrame) -> Planes:
+def planes_of(frame: av.VideoFrame) -> Planes:
+    """A decoded frame with even sides as 8-bit 4:2:0 planes."""
     stacked = np.asarray(frame.to_ndarray(format="yuv420p"), np.uint8)
     height, width = frame.height, frame.width
     chroma = stacked[height:].reshape(2, height // 2, width // 2)

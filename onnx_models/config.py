@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from onnx_models.cards import TASKS
 from onnx_models.degrade import DegradeMix
 from onnx_models.errors import TrainingError
+from onnx_models.limits import ANY_SIZE, COUNT, POSITIVE, SHARE, Limits, check
 from onnx_models.networks import Shape
 from onnx_models.pool import PoolSize, Recipe
 from onnx_models.scenes import SceneMix
@@ -17,6 +20,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 T = TypeVar("T")
+
+SHAVE_PX = 8
+"""Border that validation leaves out, in pixels of the target."""
+CROP_PX_MIN = 8
+"""The squares of the losses on texture and flicker fit into it."""
+JUDGED_MULTIPLE = 8
+"""Sides that the judge takes, see `onnx_models.judge`."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,8 @@ class TrainPlan:
     ema: float = 0.999
     loss: str = "l1"
     """l1, mse, relative (l1 over the interpolation's own l1, patch by patch), relative_mse (the same of mean
-    squares) or logmse (the logarithm of each patch's mean square, which is its PSNR)."""
+    squares), balanced_mse (mean square over the root of the interpolation's own: between mse and relative_mse) or
+    logmse (the logarithm of each patch's mean square, which is its PSNR)."""
     harm_weight: float = 0.0
     """Of what patches lost against the interpolation, added to the loss: teaches to leave alone what is good. Rises
     from 0 over all steps, as a network that has to do no harm before it can help learns to do nothing."""
@@ -75,9 +86,12 @@ class TrainPlan:
             if getattr(self, name) not in allowed:
                 listed = ", ".join(allowed)
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {listed}")
-        for name in ("steps", "batch", "crop_px", "validate_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; must be at least 1")
+        counts = dict.fromkeys(("steps", "batch", "validate_every", "log_every"), COUNT)
+        shares = dict.fromkeys(("decay_share", "precise_share", "ema"), SHARE)
+        weights = ("harm_weight", "texture_weight", "flicker_weight", "judge_weight")
+        sizes = dict.fromkeys(("matrix_rate", "rate", "warmup_steps", "final_rate", "assert_after", *weights), ANY_SIZE)
+        others = {"crop_px": Limits(CROP_PX_MIN), "clip_norm": POSITIVE, "gain_min_db": Limits(-math.inf)}
+        check(self, counts | shares | sizes | others)
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,10 @@ class CardText:
     origin: str = ""
     train_data: str = ""
     limits: str = ""
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"task is {self.task!r}; allowed: {', '.join(TASKS)}")
 
 
 @dataclass(frozen=True)
@@ -114,6 +132,30 @@ class Config:
             raise ValueError("flicker_weight needs frames that follow each other: set [pool] successive = true")
         if self.pool.successive and plan.batch % 2:
             raise ValueError(f"batch is {plan.batch}; with [pool] successive = true it must be even")
+        if self.pool.successive and self.scene.frames < 2:
+            raise ValueError(
+                f"[scene] frames is {self.scene.frames}; with [pool] successive = true it must be at least 2"
+            )
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        crop, patch, scale = self.train.crop_px, self.pool.patch_px, self.shape.scale
+        for where, side in (("[train] crop_px", crop), ("[pool] patch_px", patch)):
+            if side % self.shape.unshuffle:
+                raise ValueError(
+                    f"{where} is {side}; it must be a multiple of [shape] unshuffle, {self.shape.unshuffle}"
+                )
+        if patch * scale <= 2 * SHAVE_PX:
+            raise ValueError(
+                f"[pool] patch_px is {patch}; validation leaves out {SHAVE_PX} px of each border: raise it"
+            )
+        if crop > patch:
+            raise ValueError(f"[train] crop_px {crop} exceeds [pool] patch_px {patch}; lower it")
+        if self.train.judge_weight and crop * scale % JUDGED_MULTIPLE:
+            raise ValueError(
+                f"[train] crop_px is {crop}; with judge_weight the target's side, {crop * scale}, must be a "
+                f"multiple of {JUDGED_MULTIPLE}"
+            )
 
     @property
     def recipe(self) -> Recipe:
@@ -175,7 +217,7 @@ def parse_config(table: dict[str, Any], where: str) -> Config:
     }
     name = str(_value(table["name"], "", f"{where} name"))
     seed = table.get("seed", 1)
-    if not isinstance(seed, int) or seed < 0:
+    if type(seed) is not int or seed < 0:
         raise TrainingError(f"{where} seed is {seed!r}; it must be a whole number from 0")
     try:
         return Config(name=name, seed=seed, **sections)
@@ -197,7 +239,7 @@ def _table(path: Path, within: tuple[Path, ...] = ()) -> dict[str, Any]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TrainingError(f"configuration {path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TrainingError(f"configuration {path} is not TOML: {error}") from error
     base = table.pop("base", None)
     if base is None:

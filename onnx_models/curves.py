@@ -5,16 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnx_models.cards import list_cards
+from onnx_models.errors import TrainingError
 
 if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
+SUFFIXES = (".svg", ".png")
 TASKS = {"upscale": "over the interpolation", "restore": "over the input"}
 
 
 def draw(path: Path) -> Path:
-    """Validation gain against steps, one panel a task; vivid networks don't train for it. An SVG or PNG."""
+    """Validation gain against steps, one panel a task; vivid networks don't train for it. An SVG or PNG.
+
+    Raises:
+        TrainingError: the path is neither's.
+    """
+    if path.suffix not in SUFFIXES:
+        raise TrainingError(f"cannot draw {path}: name an {' or '.join(SUFFIXES)} file")
     import matplotlib as mpl
 
     mpl.use("agg")

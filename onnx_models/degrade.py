@@ -7,7 +7,7 @@ the parameters that were drawn.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -16,6 +16,7 @@ import numpy as np
 from onnx_models.codecs import CODECS, PRESETS, Coding, transcode
 from onnx_models.kernels import box, cubic, lanczos, reduction_taps, triangle
 from onnx_models.level import level_of_noise, level_of_qp, qp_of_step, step_of_qp
+from onnx_models.limits import ANY_SIZE, COUNT, POSITIVE, SHARE, Limits, check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from onnx_models.scenes import Plane, Planes
 
 KERNELS: dict[str, Kernel] = {"bicubic": cubic, "lanczos": lanczos, "area": box, "bilinear": triangle}
+CRF_LIMITS = Limits(0, 51)
+"""Of 8-bit H.264."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,15 @@ class DegradeMix:
                 raise ValueError(f"{field} has unknown {', '.join(unknown)}; allowed: {listed}")
             if len(given) != len(getattr(self, weights)):
                 raise ValueError(f"{weights} needs one weight a {field[:-1]}")
+            if not given:
+                raise ValueError(f"{field} is empty; give at least one of {', '.join(allowed)}")
+            check(self, {weights: ANY_SIZE})
+            if not sum(getattr(self, weights)):
+                raise ValueError(f"{weights} are all 0; raise one")
+        shares = [field.name for field in fields(self) if field.name.endswith("_share")]
+        sizes = dict.fromkeys(("blur_sigma_px", "motion_blur_px", "sharpen_amount"), ANY_SIZE)
+        spans = sizes | {"noise_sigma": POSITIVE, "crf": CRF_LIMITS, "keyint": COUNT}
+        check(self, dict.fromkeys((*shares, "exposure_drift"), SHARE), spans)
 
 
 @dataclass(frozen=True)
@@ -107,7 +119,12 @@ class Received:
     level: float
     """Of the compression, see `onnx_models.level`."""
     noise: float
-    """What is left of the sensor's noise, on the same scale."""
+    """What is left of the sensor's noise, on the same scale: the share of it that the codecs kept of `noise_sigma`.
+
+    That isn't quite the noise in the picture: correlated noise is 0.89 times `noise_sigma`, and sharpening, which comes
+    after it, makes it 1.2 to 2.0 times as strong. To tell those would change what pools hold without changing their
+    names, and the shipped networks were trained with this.
+    """
 
 
 def reduce_luma(luma: NDArray[Any], scale: int, kind: str = "bicubic") -> NDArray[np.float32]:

@@ -7,24 +7,23 @@ model is told what its decoder would tell of the compression, and the noise that
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
-from onnx_models.cards import CardError, load_card, read_card
 from onnx_models.codecs import Coding, transcode
 from onnx_models.degrade import kept_share, reduce_luma, reduce_planes, to_codes
+from onnx_models.enhancer import UNTOUCHED, Levels, OnnxEnhancer, open_enhancer
 from onnx_models.errors import TrainingError
-from onnx_models.level import LEVEL_NAMES, level_of_noise, level_of_qp, level_of_stream
-from onnx_models.quality import Luma, bicubic, lanczos, psnr, ssim
-from onnx_models.scenes import PHOTO_SUFFIXES, Planes, find_files, read_clip, read_photo
+from onnx_models.level import level_of_noise, level_of_qp, level_of_stream
+from onnx_models.limits import COUNT, check
+from onnx_models.quality import SSIM_WINDOW_PX, Luma, bicubic, lanczos, psnr, ssim
+from onnx_models.scenes import PHOTO_SUFFIXES, Planes, find_files, read_clip, read_photo, read_picture
 
 if TYPE_CHECKING:
     import argparse
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHAVE_PX = 4
-Levels = tuple[float, float]
-"""Level and noise, see `onnx_models.level`."""
-UNTOUCHED: Levels = (0.0, 0.0)
 Enhance = Callable[[Luma, Levels], Luma]
 """Luma and the levels of its stream to enhanced luma."""
 
@@ -112,65 +108,6 @@ def mean_scores(scores: Sequence[Mapping[str, Score]]) -> Scores:
     }
 
 
-class OnnxEnhancer:
-    """A model through ONNX Runtime on the CPU; sizes are padded and cropped here.
-
-    Args:
-        path: an ONNX file that fulfils the contract of `onnx_models.graph`.
-        multiple_of: input sizes the model takes.
-        threads: of ONNX Runtime.
-
-    Raises:
-        TrainingError: the file is missing or cannot be opened.
-    """
-
-    def __init__(self, path: Path, *, multiple_of: int = 1, threads: int = 1) -> None:
-        ort: Any = importlib.import_module("onnxruntime")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's own exception types are private
-            raise TrainingError(f"model {path} cannot be opened: {error}") from error
-        self._multiple = multiple_of
-        self._conditioned = "level" in [value.name for value in self._session.get_inputs()]
-        self.scale = self.run(np.zeros((16, 16), np.uint8)).shape[0] // 16
-
-    def run(self, luma: Luma, levels: Levels = UNTOUCHED, strength: float = 1.0) -> Luma:
-        """Enhance uint8 `[H,W]` to uint8 `[sH,sW]`."""
-        height, width = luma.shape
-        pad = ((0, -height % self._multiple), (0, -width % self._multiple))
-        feeds = {
-            "luma": np.pad(luma, pad, mode="edge")[None, None],
-            "strength": np.array([strength], np.float32),
-        }
-        if self._conditioned:
-            feeds |= {name: np.array([value], np.float32) for name, value in zip(LEVEL_NAMES, levels, strict=True)}
-        out: Luma = self._session.run(["enhanced"], feeds)[0][0, 0]
-        scale = out.shape[0] // (height + pad[0][1])
-        return out[: height * scale, : width * scale]
-
-
-def open_enhancer(model: str, threads: int = 1) -> OnnxEnhancer:
-    """A model by its name in the zoo, or by the path of an ONNX file (with a card beside it or without).
-
-    Raises:
-        TrainingError: no such model, or it cannot be opened.
-    """
-    path = Path(model)
-    try:
-        if path.suffix != ".onnx":
-            card = load_card(model)
-            path, multiple = card.path, card.multiple_of
-        elif path.with_suffix(".toml").exists():
-            multiple = read_card(path.with_suffix(".toml")).multiple_of
-        else:
-            multiple = 4
-    except CardError as error:
-        raise TrainingError(str(error)) from error
-    return OnnxEnhancer(path, multiple_of=multiple, threads=threads)
-
-
 def methods_of(enhancer: OnnxEnhancer) -> dict[str, Enhance]:
     """What is compared, the model last: interpolations, or the input itself where the size stays."""
     scale = enhancer.scale
@@ -221,11 +158,9 @@ def paper_pair(path: Path, scale: int) -> tuple[Luma, Luma]:
     Raises:
         TrainingError: the picture cannot be decoded.
     """
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise TrainingError(f"picture {path} cannot be decoded; repair or remove it")
+    picture = read_picture(path)
     height, width = (side // scale * scale for side in picture.shape[:2])
-    original = np.asarray(picture[:height, :width], np.uint8)
+    original = picture[:height, :width]
     channels = [to_codes(reduce_luma(original[..., i], scale)) for i in range(3)]
     return _bt601(np.asarray(np.dstack(channels), np.uint8)), _bt601(original)
 
@@ -240,6 +175,7 @@ def score_picture(path: Path, methods: Mapping[str, Enhance], scale: int) -> dic
     A border of `scale` pixels is shaved from enlarged pictures, as publications do.
     """
     low, original = paper_pair(path, scale)
+    _check_size(path, original, scale, scale if scale > 1 else 0)
     if scale > 1:
         return {str(CLEAN): compare(low, original, methods, shave_px=scale)}
     results = {}
@@ -260,6 +196,9 @@ class Sampling:
     """One frame in so many is scored."""
     reduce: int = 1
     """The original is reduced by this first, which averages out its own compression."""
+
+    def __post_init__(self) -> None:
+        check(self, dict.fromkeys(("frames", "every", "reduce"), COUNT))
 
     def __str__(self) -> str:
         first = f", originals reduced by {self.reduce} first" if self.reduce > 1 else ""
@@ -343,23 +282,66 @@ def evaluate(
     # At the same size a clean input is the original, over which nothing can gain.
     conditions = CLIP_CONDITIONS if scale > 1 else CLIP_CONDITIONS[1:]
 
+    sets = picture_sets(pictures)
+
     def measure() -> Iterator[Row]:
-        for path in find_files(clips)[1] if clips else []:
+        for path in _found(clips, CLIPS):
             sequence = read_clip(path, sampling.reduce, sampling.frames)
+            _check_size(path, sequence[0][0], scale, SHAVE_PX)
             for condition, scores in score_clip(sequence, methods, scale, conditions, every=sampling.every).items():
                 yield Row(CLIPS, path.stem, condition, scores)
-        for path in find_files(photos)[0] if photos and scale > 1 else []:
-            planes = read_photo(path, 16 * scale)
+        for path in _found(photos, PHOTOS) if scale > 1 else []:
+            planes = read_photo(path)
+            _check_size(path, planes[0], scale, SHAVE_PX)
             yield Row(PHOTOS, path.stem, str(CLEAN), compare(reduce_planes(planes, scale)[0], planes[0], methods))
-        for folder in pictures:
-            for path in sorted(p for p in folder.glob("*") if p.suffix.lower() in PHOTO_SUFFIXES):
+        for name, paths in sets.items():
+            for path in paths:
                 for condition, scores in score_picture(path, methods, scale).items():
-                    yield Row(folder.name, path.stem, condition, scores)
+                    yield Row(name, path.stem, condition, scores)
 
     rows = tuple(measure())
     if not rows:
         raise TrainingError("nothing to evaluate on: give --clips, --photos or --pictures with usable files")
     return Report(model, rows, {name: _protocol(name, scale, sampling) for name in {row.set: None for row in rows}})
+
+
+def picture_sets(folders: Sequence[Path]) -> dict[str, list[Path]]:
+    """The pictures of published sets, by the names of their folders.
+
+    Raises:
+        TrainingError: a folder has no pictures, or the name of another set.
+    """
+    sets: dict[str, list[Path]] = {}
+    for folder in folders:
+        name = folder.absolute().name
+        if name in sets or name in (CLIPS, PHOTOS):
+            raise TrainingError(f"two sets are called {name}, one of them {folder}; rename it")
+        if not folder.is_dir():
+            raise TrainingError(f"folder {folder} does not exist; name folders that do")
+        sets[name] = sorted(p for p in folder.glob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
+        if not sets[name]:
+            raise TrainingError(f"no pictures in {folder} itself; looked for {' '.join(sorted(PHOTO_SUFFIXES))}")
+    return sets
+
+
+def _found(folders: Sequence[Path], what: str) -> list[Path]:
+    """The clips or photos below the folders. Raises TrainingError if there are folders, but none in them."""
+    if not folders:
+        return []
+    all_photos, all_clips = find_files(folders)
+    found = all_clips if what == CLIPS else all_photos
+    if not found:
+        raise TrainingError(f"no {what} in {', '.join(map(str, folders))}")
+    return found
+
+
+def _check_size(path: Path, luma: Luma, scale: int, shave_px: int) -> None:
+    kept = min(luma.shape) // (2 * scale) * 2 * scale - 2 * shave_px
+    if kept < SSIM_WINDOW_PX:
+        raise TrainingError(
+            f"{path} is too small: {luma.shape[1]}x{luma.shape[0]} px without a border of {shave_px} px must hold "
+            f"{SSIM_WINDOW_PX} px each way, for SSIM; remove it"
+        )
 
 
 def _protocol(name: str, scale: int, sampling: Sampling) -> str:
@@ -387,6 +369,8 @@ def table(report: Report) -> str:
 
 def command(args: argparse.Namespace) -> str:
     """`evaluate`: returns the table."""
+    if args.json and not args.json.parent.is_dir():
+        raise TrainingError(f"{args.json.parent} does not exist; --json takes a file in a folder that does")
     sampling = Sampling(args.frames, args.every, args.reduce)
     report = evaluate(args.model, args.clips, args.photos, args.pictures, sampling, args.threads)
     if args.json:

@@ -137,10 +137,20 @@ def metrics_of(report: Report, names: Mapping[str, str]) -> tuple[Metric, ...]:
 
 
 def read_curve(log: Path) -> tuple[tuple[int, float], ...]:
-    """(steps, gain in dB) of every validation that a training logged; of a resumed one, what it came to last."""
+    """(steps, gain in dB) of every validation that a training logged; of a resumed one, what it came to last.
+
+    Raises:
+        TrainingError: a line is damaged. What a killed training left of its last line is left out.
+    """
     if not log.exists():
         return ()
-    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    *whole, _ = log.read_text(encoding="utf-8").split("\n")
+    entries = []
+    for number, line in enumerate(whole, 1):
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise TrainingError(f"line {number} of {log} is damaged ({error}); correct or remove it") from error
     return tuple(sorted({entry["step"]: float(entry["gain_db"]) for entry in entries if "gain_db" in entry}.items()))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from onnx_models.kernels import CUBIC_RADIUS, phase_taps
+from onnx_models.limits import ANY_SIZE, COUNT, check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,9 +51,7 @@ class Shape:
             raise ValueError("a vivid network must be conditioned, too")
         if self.scale not in (1, 2, 3, 4):
             raise ValueError(f"scale is {self.scale}; allowed: 1, 2, 3, 4")
-        for field, lowest in (("width", 1), ("depth", 0), ("unshuffle", 1)):
-            if getattr(self, field) < lowest:
-                raise ValueError(f"{field} is {getattr(self, field)}; must be at least {lowest}")
+        check(self, {"width": COUNT, "depth": ANY_SIZE, "unshuffle": COUNT})
 
     @property
     def conditions(self) -> int:
@@ -190,15 +189,18 @@ class Network(nn.Module):
                 parameter.mul_(start)
 
     @torch.no_grad()
-    def adopt(self, state: Mapping[str, Tensor]) -> list[str]:
-        """Begin with the weights of another network, as far as they fit.
+    def adopt(self, shape: Shape, state: Mapping[str, Tensor]) -> list[str]:
+        """Begin with the weights of another network of that shape, as far as they fit.
 
-        A first convolution with fewer inputs is taken over with zeros for the new ones (a network that learns to be
+        Of one with another `unshuffle` nothing does: its channels mean other things, whatever their number. A first
+        convolution with fewer inputs is taken over with zeros for the new ones (a network that learns to be
         conditioned); other layers of another size stay as they are (another scale has another last layer).
 
         Returns:
             Names of the parameters that were taken over.
         """
+        if shape.unshuffle != self.shape.unshuffle:
+            return []
         taken = []
         for name, own in self.state_dict().items():
             given = state.get(name)

@@ -12,8 +12,12 @@ import hashlib
 import json
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
+import sys
+import threading
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context, parent_process
 from typing import TYPE_CHECKING
 
 import cv2
@@ -21,6 +25,7 @@ import numpy as np
 
 from onnx_models import degrade
 from onnx_models.errors import TrainingError
+from onnx_models.limits import COUNT, SHARE, Limits, check
 from onnx_models.scenes import Plane, SceneMix, Scenes, find_files
 
 if TYPE_CHECKING:
@@ -46,6 +51,11 @@ class PoolSize:
     validation_sequences: int = 48
     validation_share: float = 0.05
     """Share of the files that only the validation shard sees (at least one, if there are two)."""
+
+    def __post_init__(self) -> None:
+        counts = dict.fromkeys(("shards", "sequences_per_shard", "patch_px", "validation_sequences"), COUNT)
+        patches = {"patches_per_sequence": Limits(2) if self.successive else COUNT}
+        check(self, counts | patches | {"validation_share": SHARE})
 
 
 @dataclass(frozen=True)
@@ -87,11 +97,11 @@ class Patches:
 
 
 def split_files(files: Sequence[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
-    """(training, validation) files; a lone file serves both."""
+    """(training, validation) files, at least one each; a lone file serves both."""
     if len(files) <= 1:
         return list(files), list(files)
     order = np.random.default_rng(seed).permutation(len(files))
-    held = {int(i) for i in order[: max(1, round(len(files) * share))]}
+    held = {int(i) for i in order[: min(len(files) - 1, max(1, round(len(files) * share)))]}
     train = [path for i, path in enumerate(files) if i not in held]
     return train, [path for i, path in enumerate(files) if i in held]
 
@@ -155,12 +165,68 @@ def _make_shard(recipe: Recipe, photos: list[Path], clips: list[Path], folder: P
         highs += high
         records.append(asdict(how))
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
+    partial.mkdir(parents=True, exist_ok=True)
     np.save(partial / "low.npy", np.stack(lows))
     np.save(partial / "high.npy", np.stack(highs))
     np.save(partial / "levels.npy", np.array(levels, np.float32))
     (partial / "shard.json").write_text(json.dumps(records))
-    partial.rename(folder)
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(partial)  # another training made the same one meanwhile
+
+
+def _end_with_parent() -> None:
+    """Of a worker: it would wait for work for ever if the process that gives it were killed."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def workers(jobs: int) -> ProcessPoolExecutor:
+    """So many processes, without the threads and the memory of this one, that end when it does, however it ends."""
+    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_end_with_parent)
+
+
+def _make_shards(recipe: Recipe, missing: Sequence[tuple[list[Path], list[Path], Path]], jobs: int) -> None:
+    """All of them, `jobs` at a time; after a failure those under way are finished and no more begun."""
+    with workers(jobs) as executor:
+        try:
+            for done in as_completed([executor.submit(_make_shard, recipe, *job) for job in missing]):
+                done.result()
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "a process that makes patches ended before its shard was made; if memory ran out, give fewer --jobs"
+            ) from error
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Unfinished shards of processes of this machine that are no more."""
+    for partial in root.glob("*.partial-*"):
+        pid = partial.name.rpartition("-")[2]
+        if pid.isdecimal() and not _is_running(int(pid)):
+            shutil.rmtree(partial, ignore_errors=True)  # another training may do the same
+
+
+def _is_running(pid: int) -> bool:
+    if sys.platform == "win32":  # where signal 0 is not a question
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _open(folders: Sequence[Path]) -> Patches:
@@ -170,7 +236,9 @@ def _open(folders: Sequence[Path]) -> Patches:
 
 
 def make_pool(recipe: Recipe, data: Sequence[Path], out: Path, jobs: int = 1) -> tuple[Patches, Patches]:
-    """Open the pool below `out`, generating what is missing (one process at a time).
+    """Open the pool below `out`, generating what is missing.
+
+    Trainings that share a folder may generate at the same time; what one finds done it takes.
 
     Args:
         recipe: what to generate.
@@ -182,13 +250,12 @@ def make_pool(recipe: Recipe, data: Sequence[Path], out: Path, jobs: int = 1) ->
         Training and validation patches.
 
     Raises:
-        TrainingError: the data cannot serve (missing, too small, corrupt).
+        TrainingError: the data cannot serve (missing, too small, corrupt), or a process was killed.
     """
     photos, clips = find_files(data)
     root = out / f"pool-{recipe.key([*photos, *clips])}"
     root.mkdir(parents=True, exist_ok=True)
-    for leftover in root.glob("*.partial-*"):
-        shutil.rmtree(leftover)
+    _remove_leftovers(root)
     share, seed = recipe.size.validation_share, recipe.seed
     photos_in, photos_out = split_files(photos, share, seed)
     clips_in, clips_out = split_files(clips, share, seed)
@@ -197,9 +264,7 @@ def make_pool(recipe: Recipe, data: Sequence[Path], out: Path, jobs: int = 1) ->
     jobs_to_do += [(photos_in, clips_in, shard) for shard in shards]
     missing = [job for job in jobs_to_do if not job[2].is_dir()]
     if jobs > 1 and len(missing) > 1:
-        with ProcessPoolExecutor(jobs) as executor:
-            for done in [executor.submit(_make_shard, recipe, *job) for job in missing]:
-                done.result()
+        _make_shards(recipe, missing, jobs)
     else:
         for job in missing:
             _make_shard(recipe, *job)

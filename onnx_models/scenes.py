@@ -1,7 +1,8 @@
 """High-resolution moving sequences, made from folders of photographs and clips.
 
 A sequence is a list of `Planes`: luma and two half-size chroma planes as an encoder takes them
-(yuv420p, limited range), uint8, all frames of one size that is a multiple of 4.
+(yuv420p), uint8, all frames of one size that is a multiple of 4. Photographs become limited range; clips keep the range
+they have, and what is deeper than 8 bits is dithered to 8.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_models.errors import TrainingError
+from onnx_models.limits import ANY_SIZE, COUNT, POSITIVE, SHARE, Limits, check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,6 +29,9 @@ Planes = tuple[Plane, Plane, Plane]
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 CLIP_SUFFIXES = frozenset({".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".ts", ".y4m"})
+MULTIPLE_PX = 4
+JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+"""Markers (ITU-T T.81, table B.1), which the coded data between them can't hold."""
 CLIP_FRAMES_MAX = 300
 CLIP_BYTES_MAX = 1_500_000_000
 """Memory for the frames of all clips of one process."""
@@ -61,6 +66,12 @@ class SceneMix:
     zoom_rate: float = 0.004
     """Largest relative change of size a frame."""
 
+    def __post_init__(self) -> None:
+        sides = dict.fromkeys(("width_px", "height_px", "smallest_px"), Limits(MULTIPLE_PX))
+        names = ("clip_share", "shrink_share", "soften_share", "still_share", "whole_share", "zoom_share", "zoom_rate")
+        spans = {"soften_sigma_px": POSITIVE, "speed_px": ANY_SIZE}
+        check(self, sides | dict.fromkeys(("frames", "clip_reduce"), COUNT) | dict.fromkeys(names, SHARE), spans)
+
 
 def find_files(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Photographs and clips below the folders, sorted by path.
@@ -81,22 +92,39 @@ def find_files(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return photos, clips
 
 
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """A still picture as blue, green and red `[H,W,3]`.
+
+    Raises:
+        TrainingError: it cannot be decoded, or is a JPEG without its end, of which decoders make gray.
+    """
+    try:
+        content = path.read_bytes()
+        if content.startswith(JPEG_START) and content.rfind(JPEG_END) < content.rfind(JPEG_SCAN):
+            raise TrainingError(f"photograph {path} cannot be decoded: it is cut short; repair or remove it")
+        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error) as error:
+        reason = " ".join(str(error).split())
+        raise TrainingError(f"photograph {path} cannot be decoded: {reason}; repair or remove it") from error
+    if picture is None:
+        raise TrainingError(f"photograph {path} cannot be decoded; repair or remove it")
+    return np.asarray(picture, np.uint8)
+
+
 def read_photo(path: Path, smallest_px: int = 4) -> Planes:
     """A photograph as planes.
 
     Raises:
         TrainingError: it cannot be decoded or is smaller than asked for.
     """
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise TrainingError(f"photograph {path} cannot be decoded; repair or remove it")
+    picture = read_picture(path)
     height, width = (side // 4 * 4 for side in picture.shape[:2])
     if min(width, height) < smallest_px:
         raise TrainingError(
             f"photograph {path} is {picture.shape[1]}x{picture.shape[0]} px, sides of at least "
             f"{smallest_px} are needed; remove it or lower [scene] smallest_px"
         )
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width], np.uint8), format="bgr24")
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="bgr24")
     return split_planes(frame)
 
 
@@ -119,16 +147,21 @@ def read_clip(
     """The first frames of a clip, reduced by an integer factor, at most so many and so much.
 
     Raises:
-        TrainingError: there is no video, it cannot be decoded, or its sides are odd.
+        TrainingError: there is no video, it cannot be decoded, its sides are odd or too small, or they change.
     """
     sequence: list[Planes] = []
-    size = 0
+    size, first = 0, ""
     try:
         with av.open(str(path)) as container:
             for frame in container.decode(video=0):
+                sides = f"{frame.width}x{frame.height}"
+                first = first or sides
+                if sides != first:
+                    raise TrainingError(f"clip {path} changes from {first} to {sides} px; cut it there or remove it")
                 if frame.width % 2 or frame.height % 2:
-                    sides = f"{frame.width}x{frame.height}"
                     raise TrainingError(f"clip {path} is {sides} px; sides must be even, so crop or remove it")
+                if min(frame.width, frame.height) < MULTIPLE_PX * reduce:
+                    raise TrainingError(f"clip {path} of {sides} px is too small to be reduced by {reduce}; remove it")
                 sequence.append(_shrink(split_planes(frame), 1 / reduce))
                 size += sum(plane.nbytes for plane in sequence[-1])
                 if len(sequence) >= frames_max or size >= bytes_max:
@@ -173,18 +206,25 @@ class Scenes:
         self.mix = mix
         self.photos = list(photos)
         paths = list(clips)
-        self.clips = [self._clip(path, CLIP_BYTES_MAX // len(paths)) for path in paths]
+        self._has_clips = bool(paths)
+        self.clips = [self._clip(path, len(paths)) for path in paths] if mix.clip_share or not self.photos else []
         self._photo = functools.lru_cache(maxsize=32)(self._read_photo)
-        if not self.photos and not self.clips:
+        if not self.photos and not paths:
             raise TrainingError("no photographs or clips to draw sequences from")
 
     def _read_photo(self, path: Path) -> Planes:
         return read_photo(path, self.mix.smallest_px)
 
-    def _clip(self, path: Path, bytes_max: int) -> list[Planes]:
+    def _clip(self, path: Path, clips: int) -> list[Planes]:
         """As many frames as fit; enough for a sequence at the strongest reduction."""
         mix, strongest = self.mix, max(self.mix.clip_reduce)
+        bytes_max = CLIP_BYTES_MAX // clips
         sequence = read_clip(path, frames_max=CLIP_FRAMES_MAX, bytes_max=bytes_max)
+        if len(sequence) < mix.frames and len(sequence) * sum(plane.nbytes for plane in sequence[0]) >= bytes_max:
+            raise TrainingError(
+                f"the memory for {clips} clips ({CLIP_BYTES_MAX / 1e6:.1f} MB) holds {len(sequence)} frames of {path}, "
+                f"{mix.frames} are needed: use fewer or smaller clips"
+            )
         height, width = (side // strongest for side in sequence[0][0].shape)
         if len(sequence) < mix.frames or min(height, width) < mix.smallest_px:
             raise TrainingError(
@@ -197,7 +237,7 @@ class Scenes:
     def draw(self, rng: np.random.Generator) -> list[Planes]:
         """One sequence of `mix.frames` frames."""
         share = self.mix.clip_share if self.photos else 1.0
-        if self.clips and rng.random() < share:
+        if self._has_clips and rng.random() < share:
             return self._from_clip(rng)
         return self._from_photo(rng)
 

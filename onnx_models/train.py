@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from onnx_models.checkpoint import LOG, Checkpoint, load_checkpoint
-from onnx_models.config import load_config
+from onnx_models.config import SHAVE_PX, load_config
 from onnx_models.errors import TrainingError
 from onnx_models.judge import Judge
 from onnx_models.networks import LEVELS, Network
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint.pt"
 SHEET = "samples.png"
 SAMPLES = 6
-SHAVE_PX = 8
 MSE_MIN = 0.5
 """In 8-bit codes, 51 dB: untouched patches, which a same-size network has to leave alone, don't rule the mean."""
 VALIDATION_PATCHES = 320
@@ -226,13 +225,25 @@ class Place:
     device: str = "cpu"
     """What torch takes: "cpu", "cuda", ..."""
     jobs: int = 1
-    """Processes that generate the pool."""
+    """Processes that generate the pool; with more than one, a script needs its `if __name__ == "__main__"`."""
     pool_dir: Path | None = None
     """Where the pool lies, to share one between trainings; default: the training's folder."""
     threads: int | None = None
     """Of torch on the CPU; default: torch decides."""
     compile: bool = False
     """Let torch compile the network first: half a minute, then up to 1.6 times the speed."""
+
+    def __post_init__(self) -> None:
+        for name, count in (("threads", self.threads), ("jobs", self.jobs)):
+            if count is not None and count < 1:
+                raise TrainingError(f"{name} is {count}; must be at least 1")
+
+    def check_device(self) -> None:
+        """Compute something there. Raises TrainingError if that fails."""
+        try:
+            (torch.ones(1, device=self.device) + 1).item()
+        except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without it
+            raise TrainingError(f"device {self.device} cannot be used: {error}") from error
 
 
 HERE = Place()
@@ -260,15 +271,12 @@ class Trainer:
         start_from: Path | None = None,
         place: Place = HERE,
     ) -> None:
-        if config.train.crop_px > config.pool.patch_px:
-            raise TrainingError(
-                f"[train] crop_px {config.train.crop_px} exceeds [pool] patch_px {config.pool.patch_px}; lower it"
-            )
         out.mkdir(parents=True, exist_ok=True)
+        _end_torn_line(out / LOG)
         if place.threads:
             torch.set_num_threads(place.threads)
+        place.check_device()
         self.config, self.out, self.device = config, out, place.device
-        self.patches, self.held_out = make_pool(config.recipe, data, place.pool_dir or out, place.jobs)
         torch.manual_seed(config.seed)
         self.network = Network(config.shape).to(place.device)
         self.ema = copy.deepcopy(self.network)
@@ -284,10 +292,12 @@ class Trainer:
         if (out / CHECKPOINT).exists():
             self._resume(load_checkpoint(out / CHECKPOINT))
         elif start_from is not None:
-            state = load_checkpoint(start_from).ema
+            begun = load_checkpoint(start_from)
             for network in (self.network, self.ema):
-                if not network.adopt(state):
+                if not network.adopt(begun.config.shape, begun.ema):
                     raise TrainingError(f"no layer of {start_from} fits {config.shape}; start from another checkpoint")
+        # Last, because it can take hours.
+        self.patches, self.held_out = make_pool(config.recipe, data, place.pool_dir or out, place.jobs)
 
     def _resume(self, saved: Checkpoint) -> None:
         for what in ("shape", "train.optimiser"):
@@ -397,6 +407,14 @@ class Trainer:
                 self._validate()
                 started = time.monotonic_ns() if count == 0 else started
         return self.out / CHECKPOINT
+
+
+def _end_torn_line(log: Path) -> None:
+    """Remove what a killed training left of a line, so that the next one begins a line."""
+    content = log.read_bytes() if log.exists() else b""
+    if content and not content.endswith(b"\n"):
+        with log.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
 
 
 def command(args: argparse.Namespace) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import latency, level, memory, networks, quality, speed, startup
+from benchmarks import latency, level, memory, networks, quality, soak, speed, startup
 from benchmarks.__main__ import app
 from benchmarks.burnt_clock import BITS, UNIT_NS, age_ns, burn
 from benchmarks.cases import CASES, Window
+from benchmarks.errors import BenchmarkError
 from benchmarks.latency import DIRECT, OUTPUTS, RELAY, Way
 from benchmarks.machine import Usage, facts
 from benchmarks.memory import marks
@@ -250,6 +251,15 @@ def test_quality(tmp_path: Path) -> None:
     assert errors[-1] == 0 < min(errors[:-1])
 
 
+@pytest.mark.slow
+def test_quality_measures_all_of_a_clip_of_any_even_size(tmp_path: Path) -> None:
+    """50 rows are 25 of chroma, and more frames than `read_clip` takes by itself."""
+    (tmp_path / "in").mkdir()
+    Clip(104, 100, frames=302, options={"crf": "30", "preset": "ultrafast"}).write(tmp_path / "in" / "clip.mkv")
+    report = quality.run([tmp_path / "in"], ["upscale-x2-nano"], [35], frames=302, sheet=None)
+    assert [score["method"] for score in report.findings["scores"]] == ["bicubic", "lanczos", "upscale-x2-nano"]
+
+
 def test_quality_compares_models_of_one_scale(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\[2, 3\]"):
         quality.run([tmp_path], ["upscale-x2-nano", "upscale-x3-nano"], [20], frames=3, sheet=None)
@@ -294,6 +304,12 @@ def test_latency(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert ways[RELAY]["p50_ms"] > ways[DIRECT]["p50_ms"]
 
 
+def test_a_folder_for_figures_is_looked_for_before_the_measurement(tmp_path: Path) -> None:
+    outcome = CliRunner().invoke(app, ["memory", "--json", str(tmp_path / "none" / "memory.json")])
+    assert outcome.exit_code == 2
+    assert "there is no folder" in outcome.output
+
+
 def test_latency_refuses_an_output_that_it_cant_read() -> None:
     outcome = CliRunner().invoke(app, ["latency", "--output", "hls"])
     assert outcome.exit_code == 2
@@ -310,3 +326,47 @@ def test_soak(tmp_path: Path) -> None:
     assert len(found["resident_mib"]) == len(found["seconds"]) == 4
     assert all(mib > 50 for mib in found["resident_mib"])
     assert found.keys() >= {"dropped", "dropped_first", "late"}
+
+
+def told(time_s: float, frames: int) -> dict[str, Any]:
+    return {"time_s": time_s, "frames": frames}
+
+
+def test_a_soak_begins_after_its_first_second() -> None:
+    seen = [told(0.5, 0), told(1.0, 10), told(1.999, 40), told(2.999, 70)]
+    assert soak.warmed_up(seen) == told(1.0, 10)
+    assert soak.warmed_up(seen[:1] + seen[2:]) == told(1.999, 40)
+
+
+def test_a_soak_without_frames_to_count_is_an_error() -> None:
+    with pytest.raises(BenchmarkError, match=r"no frames between second 1 and 3\.0"):
+        soak.warmed_up([told(1.0, 0), told(2.0, 0), told(3.0, 70)])
+
+
+def few_frames(folder: Path) -> str:
+    Clip(256, 256, frames=3).write(folder / "short.mp4")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["quality", "DIR/none"], 1, "data folder DIR/none does not exist"),
+        (["quality", "DIR", "--model", "nope"], 1, "no model 'nope'"),
+        (["level", "--data", "DIR"], 1, "clip DIR/short.mp4 has 3 frames, 12 are needed"),
+        (["temporal", "DIR"], 1, "short has 3 frames, more than 4 are needed"),
+        (["temporal", "DIR", "--damage", "noise 7"], 2, "there is no damage 'noise 7': use clean, noise 5, noise 10, "),
+        (["latency", "--model", "nope"], 1, "no model 'nope'"),
+        (["soak", "--model", "nope"], 1, "no model 'nope'"),
+        pytest.param(["networks", "x2-w16"], 2, "'x2-w16' is no shape", marks=pytest.mark.slow),
+        pytest.param(["networks", "x5-w16d2u1"], 2, "'x5-w16d2u1' is no shape: scale is 5", marks=pytest.mark.slow),
+        pytest.param(["networks", "--engine", "nope"], 1, "there is no engine 'nope'", marks=pytest.mark.slow),
+    ],
+)
+def test_what_cannot_be_measured_is_said(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
+    if arguments[0] == "networks":
+        pytest.importorskip("torch", reason="the extra `train` (torch) is not installed")
+    folder = few_frames(tmp_path)
+    outcome = CliRunner().invoke(app, [part.replace("DIR", folder) for part in arguments])
+    assert outcome.exit_code == code, outcome.output
+    assert f"error: {message.replace('DIR', folder)}" in outcome.stderr

@@ -17,8 +17,9 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from onnx_models import cards
+from onnx_models.enhancer import open_enhancer
 from onnx_models.errors import TrainingError
-from onnx_models.evaluate import CLEAN, Condition, Sampling, evaluate, open_enhancer, paper_pair, score_clip, table
+from onnx_models.evaluate import CLEAN, Condition, Sampling, evaluate, paper_pair, score_clip, table
 from onnx_models.level import level_of_noise
 from onnx_models.quality import bicubic, lanczos, psnr, ssim
 
@@ -224,6 +225,19 @@ def test_a_missing_model_is_an_error(copy: Path) -> None:
     copy.with_suffix(".onnx").unlink()
     with pytest.raises(cards.CardError, match="cannot be read"):
         cards.verify(cards.read_card(copy))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"task": "enlarge"}, "task is 'enlarge'"), ({"sha256": "0" * 64}, "its card says 0000")],
+)
+def test_publishing_what_could_not_be_read_again_changes_nothing(
+    copy: Path, change: dict[str, Any], message: str
+) -> None:
+    before = {path.name: path.read_bytes() for path in copy.parent.iterdir()}
+    with pytest.raises(cards.CardError, match=message):
+        cards.publish(replace(cards.read_card(copy), **change), copy.with_suffix(".onnx").read_bytes())
+    assert {path.name: path.read_bytes() for path in copy.parent.iterdir()} == before
 
 
 # --- measures ---

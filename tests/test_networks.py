@@ -69,11 +69,20 @@ def test_shapes_that_cannot_be(wrong: dict[str, int], message: str) -> None:
 def test_a_conditioned_network_begins_as_the_one_it_comes_from() -> None:
     torch.manual_seed(0)
     blind, told, larger = (Network(shape) for shape in (Shape(2, 8, 1, 1), Shape(2, 8, 1, 1, True), Shape(3, 8, 1, 1)))
-    assert set(told.adopt(blind.state_dict())) == set(blind.state_dict())
+    assert set(told.adopt(blind.shape, blind.state_dict())) == set(blind.state_dict())
     luma = torch.rand(1, 1, 24, 24)
     for level in (0.0, 0.7):
         torch.testing.assert_close(told(luma, levels=torch.tensor([[level, level]])), blind(luma), rtol=0, atol=1e-6)
-    assert set(blind.state_dict()) - set(larger.adopt(blind.state_dict())) == {"convs.2.matrix", "convs.2.bias"}
+    taken = larger.adopt(blind.shape, blind.state_dict())
+    assert set(blind.state_dict()) - set(taken) == {"convs.2.matrix", "convs.2.bias"}
+
+
+def test_a_network_of_another_unshuffle_has_nothing_to_give() -> None:
+    """Its planes of level and noise would be taken for pixels: 1 + 2 channels are fewer than 4 + 2."""
+    fine, coarse = (Network(Shape(2, 8, 1, unshuffle, conditioned=True)) for unshuffle in (1, 2))
+    before = {name: values.clone() for name, values in coarse.state_dict().items()}
+    assert coarse.adopt(fine.shape, fine.state_dict()) == []
+    assert all(torch.equal(before[name], values) for name, values in coarse.state_dict().items())
 
 
 def test_strength_leads_from_the_interpolation_over_the_faithful_picture_to_the_vivid_one() -> None:

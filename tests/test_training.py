@@ -440,9 +440,3 @@ def test_a_short_clip_is_an_error(tmp_path: Path) -> None:
     config = load_config(write_config(tmp_path))
     with pytest.raises(TrainingError, match=r"short\.mp4 gives 2 frames"):
         Scenes([], [tmp_path / "short.mp4"], config.scene)
-
-
-def test_a_crop_larger_than_the_patches_is_an_error(data: Path, tmp_path: Path) -> None:
-    config = load_config(write_config(tmp_path, ("crop_px = 24", "crop_px = 48")))
-    with pytest.raises(TrainingError, match="crop_px 48 exceeds"):
-        Trainer(config, [data], tmp_path / "out")

@@ -30,3 +30,9 @@ def test_a_small_scene_is_judged_in_every_mode() -> None:
     assert set(scores) == {"off", "fixed", "adaptive"}
     assert scores["adaptive"].psnr_db > scores["fixed"].psnr_db > scores["off"].psnr_db
     assert (scores["adaptive"].difference_error or 9) < (scores["off"].difference_error or 0) / 2
+
+
+def test_a_scene_whose_sides_the_scale_does_not_divide_is_cropped() -> None:
+    scene = Scene("still", [codes(textured(80, 112))] * 6, is_static=True)
+    scores = judge_scene(scene, Damage(crf=28), "upscale-x3-nano", [])
+    assert [score.mode for score in scores] == ["off", "fixed"]

@@ -4,11 +4,11 @@ Knows nothing of video: arrays in, arrays out. Importing it loads no inference l
 engine loads its own when it is opened.
 """
 
-from .adopt import VALUE_RANGES, PictureNetwork, adopt, macs_per_px, read_picture_network
 from .background import PlanBuild
 from .base import Array, Engine, EngineError, InferenceError, OutOfMemoryError, SlotBuffers, TensorSpec, Ticket
 from .chroma import ChromaFilter
 from .follower import PREFIX as FOLLOWER_PREFIX
+from .foreign import VALUE_RANGES, ForeignNetwork, by_contract, macs_per_px, read_foreign
 from .onnxruntime import OnnxRuntimeEngine
 from .onnxruntime_cuda import OnnxRuntimeCudaEngine
 from .onnxruntime_tensorrt import OnnxRuntimeTensorRTEngine
@@ -40,13 +40,13 @@ __all__ = [
     "EngineOption",
     "EngineRequest",
     "EngineRow",
+    "ForeignNetwork",
     "InferenceError",
     "OnnxRuntimeCudaEngine",
     "OnnxRuntimeEngine",
     "OnnxRuntimeTensorRTEngine",
     "OpenVINOEngine",
     "OutOfMemoryError",
-    "PictureNetwork",
     "PlanBuild",
     "PlanCache",
     "PlanEntry",
@@ -55,9 +55,9 @@ __all__ = [
     "TensorRTRTXEngine",
     "TensorSpec",
     "Ticket",
-    "adopt",
     "available_engines",
     "build_engine",
+    "by_contract",
     "check_contract",
     "choose_engine",
     "diagnose_gpu",
@@ -69,7 +69,7 @@ __all__ = [
     "macs_per_px",
     "open_engine",
     "plan_is_ready",
-    "read_picture_network",
+    "read_foreign",
     "ready_engine",
     "scale_of",
 ]

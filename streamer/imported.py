@@ -168,42 +168,35 @@ def _by_contract(path: Path, name: str) -> tuple[ModelCard, bytes, tuple[str, ..
         card = read_card(path.with_suffix(".toml"))
         verify(card)
         return replace(card, name=name, path=imported_folder() / f"{name}.onnx"), content, ()
-    found = _find_out(content, scale, _multiple_of(content, scale))
-    return _card(name, path.name, content, scale, found, params=0, macs=0), content, found.notes
+    multiple = _multiple_of(content, scale)
+    halo, notes = _halo(content, scale, multiple)
+    return _card(name, path.name, content, scale, multiple, halo), content, notes
 
 
 def _of_others(path: Path, name: str, values: tuple[float, float] | None) -> tuple[ModelCard, bytes, tuple[str, ...]]:
-    network = engines.read_picture_network(path)
-    scale, found = _fitting(network, path.name)
-    values, told = _values(network, scale, found, path.name, (values,) if values else engines.VALUE_RANGES)
-    content = engines.adopt(network, scale, values)
-    found = _find_out(content, scale, found.multiple_of)
-    kind = "RGB" if network.channels > 1 else "gray"
-    said = f"takes {kind} pictures of {values[0]:g} to {values[1]:g}" + (
-        "; here it gets luma alone, and colours are interpolated" if network.channels > 1 else ""
+    network = engines.read_foreign(path)
+    scale, multiple = _fitting(network, path.name)
+    values, gain = _values(network, scale, multiple, path.name, (values,) if values else engines.VALUE_RANGES)
+    content = engines.by_contract(network, scale, values)
+    halo, notes = _halo(content, scale, multiple)
+    card = replace(
+        _card(name, path.name, content, scale, multiple, halo),
+        params=network.params,
+        macs_per_px=engines.macs_per_px(network),
     )
-    macs = engines.macs_per_px(network)
-    card = _card(name, path.name, content, scale, found, params=network.params, macs=macs)
-    return card, content, (said, told, *found.notes)
+    kind = "RGB" if network.channels > 1 else "gray"
+    limit = "; here it gets luma alone, and colours are interpolated" if network.channels > 1 else ""
+    return card, content, (f"takes {kind} pictures of {values[0]:g} to {values[1]:g}{limit}", gain, *notes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What running a model showed."""
-
-    multiple_of: int
-    halo_px: int = 0
-    notes: tuple[str, ...] = ()
-
-
-def _fitting(network: engines.PictureNetwork, file: str) -> tuple[int, _Found]:
+def _fitting(network: engines.ForeignNetwork, file: str) -> tuple[int, int]:
     """The scale, and the least that the sides have to be multiples of."""
     if network.scale is not None and network.scale not in SCALES:
         raise UsageError(f"can't import {file}: it enlarges by {network.scale}, and frames are enlarged by 1 to 4")
     reasons = []
     for scale in SCALES if network.scale is None else (network.scale,):
         try:
-            return scale, _Found(_multiple_of(engines.adopt(network, scale), scale))
+            return scale, _multiple_of(engines.by_contract(network, scale), scale)
         except engines.EngineError as error:
             reasons.append(str(error))
     raise engines.EngineError(
@@ -228,19 +221,19 @@ def _multiple_of(content: bytes, scale: int) -> int:
 
 
 def _values(
-    network: engines.PictureNetwork,
+    network: engines.ForeignNetwork,
     scale: int,
-    found: _Found,
+    multiple: int,
     file: str,
     ranges: Sequence[tuple[float, float]],
 ) -> tuple[tuple[float, float], str]:
     """What the network calls black and white: that with which it makes most of a picture; and how much that is."""
-    side = _VALUES_PX // found.multiple_of * found.multiple_of or found.multiple_of
+    side = _VALUES_PX // multiple * multiple or multiple
     whole = _picture(side * scale)
     given = _worn(whole) if scale == 1 else cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
     best, best_db = ranges[0], -math.inf
     for values in ranges:
-        (made,) = _run(engines.adopt(network, scale, values), [given])
+        (made,) = _run(engines.by_contract(network, scale, values), [given])
         psnr_db = _psnr(made, whole)
         if psnr_db > best_db + _BETTER_DB:
             best, best_db = values, psnr_db
@@ -263,8 +256,8 @@ def _worn(picture: Plane) -> Plane:
     return np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE), np.uint8)
 
 
-def _find_out(content: bytes, scale: int, multiple: int) -> _Found:
-    """How far a model sees: what changes around a changed patch, by a code or more."""
+def _halo(content: bytes, scale: int, multiple: int) -> tuple[int, tuple[str, ...]]:
+    """How far a model sees, by what changes around a changed patch by a code or more; and what to say of it."""
     luma = _picture(_SIDE_PX)
     begin = (_SIDE_PX - _PATCH_PX) // 2
     end = begin + _PATCH_PX
@@ -282,9 +275,9 @@ def _find_out(content: bytes, scale: int, multiple: int) -> _Found:
     )
     halo = -(-reach // multiple) * multiple
     if reach < begin:
-        return _Found(multiple, halo)
+        return halo, ()
     note = "each of its pixels depends on the whole picture: where frames are cut into tiles, seams may show"
-    return _Found(multiple, halo, (note,))
+    return halo, (note,)
 
 
 def _run(content: bytes, pictures: Sequence[Plane]) -> list[Plane]:
@@ -323,17 +316,17 @@ def _psnr(made: Plane, wanted: Plane) -> float:
     return float(10 * np.log10(255**2 / max(error, 1e-3)))
 
 
-def _card(name: str, file: str, content: bytes, scale: int, found: _Found, *, params: int, macs: int) -> ModelCard:
+def _card(name: str, file: str, content: bytes, scale: int, multiple: int, halo: int) -> ModelCard:
     return ModelCard(
         name=name,
         task="upscale" if scale > 1 else "restore",
         scale=scale,
         color="luma",
         conditioned="level" in engines.input_names(content),
-        multiple_of=found.multiple_of,
-        halo_px=found.halo_px,
-        params=params,
-        macs_per_px=macs,
+        multiple_of=multiple,
+        halo_px=halo,
+        params=0,
+        macs_per_px=0,
         metrics=(),
         train_data="not known: imported",
         licence="not known: imported; ask its authors",

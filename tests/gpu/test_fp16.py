@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from engines import EngineError, OnnxRuntimeEngine, PlanCache, adopt, for_bits, read_picture_network
+from engines import EngineError, OnnxRuntimeEngine, PlanCache, by_contract, for_bits, read_foreign
 from engines.tensorrt import half_precision, overflowing, to_fp16
 from onnx_models.cards import list_cards
 from tests.foreign import Foreign
@@ -160,7 +160,7 @@ def test_the_answer_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("foreign", [Foreign(), Foreign(half=True), Foreign(white=255.0, opset=20, block=64, scale=4)])
 def test_networks_of_others_convert(foreign: Foreign, tmp_path: Path) -> None:
-    model = adopt(read_picture_network(foreign.save(tmp_path / "net.onnx")), foreign.scale, (0.0, foreign.white))
+    model = by_contract(read_foreign(foreign.save(tmp_path / "net.onnx")), foreign.scale, (0.0, foreign.white))
     luma = picture(6, 128, 64)
     difference = np.abs(enhanced(half_precision(model), luma).astype(int) - enhanced(model, luma).astype(int))
     assert difference.max() <= 1

@@ -29,6 +29,8 @@ VALUE_RANGES = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0))
 
 _PREFIX = "network/"
 _IR_VERSION = 8
+_SIDE_PX = 192
+"""A multiple of every block size that a network may ask for."""
 _GRAY, _RGB = 1, 3
 _RANK, _FIRST, _LAST = 4, 1, 3
 _LUMA_WEIGHTS = (0.2126, 0.7152, 0.0722)
@@ -39,7 +41,7 @@ processing", IEEE ASSP 1981)."""
 
 
 @dataclass(frozen=True, slots=True)
-class PictureNetwork:
+class ForeignNetwork:
     """A model from picture to picture, and how pictures lie in it."""
 
     model: ModelProto
@@ -51,14 +53,8 @@ class PictureNetwork:
     """Output size over input size; None where the graph doesn't tell."""
     params: int
 
-    @property
-    def content(self) -> bytes:
-        """The ONNX file's."""
-        content: bytes = self.model.SerializeToString()
-        return content
 
-
-def read_picture_network(path: Path) -> PictureNetwork:
+def read_foreign(path: Path) -> ForeignNetwork:
     """Reads a model of others, with weights that lie in files beside it, for any picture size.
 
     Raises:
@@ -69,22 +65,21 @@ def read_picture_network(path: Path) -> PictureNetwork:
     inputs, outputs = list(graph.input), list(graph.output)
     if len(inputs) != 1 or len(outputs) != 1:
         raise EngineError(
-            f"cannot adopt {path.name}: it takes {_names(inputs)} and gives {_names(outputs)}, not one picture each; "
+            f"cannot import {path.name}: it takes {_names(inputs)} and gives {_names(outputs)}, not one picture each; "
             "export it with its other inputs fixed"
         )
-    channels, channels_last = _layout(inputs[0], path.name)
-    _free_sizes(graph, inputs[0], channels_last=channels_last)
+    channels, last = _layout(inputs[0], path.name)
+    _free_sizes(graph, inputs[0], channels_last=last)
     types = onnx_library().TensorProto
     numbers = (math.prod(t.dims) for t in graph.initializer if t.data_type in (types.FLOAT, types.FLOAT16))
-    found = PictureNetwork(proto, channels, channels_last, None, sum(numbers))
-    return PictureNetwork(proto, channels, channels_last, _scale(found), found.params)
+    return ForeignNetwork(proto, channels, last, _scale(proto, channels_last=last), params=sum(numbers))
 
 
-def adopt(network: PictureNetwork, scale: int, values: tuple[float, float] = VALUE_RANGES[0]) -> bytes:
+def by_contract(network: ForeignNetwork, scale: int, values: tuple[float, float] = VALUE_RANGES[0]) -> bytes:
     """The network by the pixel contract, as an ONNX file's content.
 
     Args:
-        network: of `read_picture_network`.
+        network: of `read_foreign`.
         scale: how many times wider and higher its output is.
         values: what it calls black and white.
 
@@ -97,17 +92,17 @@ def adopt(network: PictureNetwork, scale: int, values: tuple[float, float] = VAL
     try:
         onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, ValueError) as error:
-        raise EngineError(f"cannot adopt {proto.graph.name}: {vendor_reason(error)}") from None
+        raise EngineError(f"cannot import {proto.graph.name}: {vendor_reason(error)}") from None
     content: bytes = proto.SerializeToString()
     return content
 
 
-def macs_per_px(network: PictureNetwork, side: int = 192) -> int:
-    """Multiply-accumulates of its convolutions and matrix products, per pixel of a picture of side x side.
+def macs_per_px(network: ForeignNetwork) -> int:
+    """Multiply-accumulates of its convolutions and matrix products, per pixel of a picture of 192x192.
 
     What can't be known from the graph counts as none.
     """
-    graph = _inferred(network, side).graph
+    graph = _inferred(network.model, channels_last=network.channels_last).graph
     shapes = {value.name: _dims(value.type) for value in (*graph.value_info, *graph.input, *graph.output)}
     shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     total = 0
@@ -120,7 +115,7 @@ def macs_per_px(network: PictureNetwork, side: int = 192) -> int:
             total += math.prod(shapes.get(node.input[0]) or (0,)) * math.prod(weight[1:])
         elif node.op_type == "MatMul" and weight:
             total += made * weight[-2 if len(weight) > 1 else 0]
-    return total // (side * side)
+    return total // _SIDE_PX**2
 
 
 def _read(path: Path) -> ModelProto:
@@ -130,10 +125,10 @@ def _read(path: Path) -> ModelProto:
         proto = onnx.load(path)
     except FileNotFoundError as error:
         missing = Path(str(error.filename or path)).name
-        raise EngineError(f"cannot read {path}: there is no file {missing}; check the path") from None
+        raise EngineError(f"cannot import {path}: there is no file {missing}; check the path") from None
     except Exception as error:  # protobuf's own types, and what reading weights beside it may raise
         raise EngineError(
-            f"cannot adopt {path.name}: it is no ONNX model, or a part of one is missing: {vendor_reason(error)}; "
+            f"cannot import {path.name}: it is no ONNX model, or a part of one is missing: {vendor_reason(error)}; "
             "download or export it again, and keep files of weights beside it"
         ) from None
     return load_model(proto.SerializeToString())
@@ -147,7 +142,7 @@ def _modern(proto: ModelProto, name: str) -> ModelProto:
     foreign = sorted({node.domain for node in proto.graph.node} - {"", "ai.onnx"})
     if foreign:
         raise EngineError(
-            f"cannot adopt {name}: it uses operators of {', '.join(foreign)}, which not every engine has; "
+            f"cannot import {name}: it uses operators of {', '.join(foreign)}, which not every engine has; "
             "export it with operators of ONNX alone"
         )
     version = max(op.version for op in proto.opset_import if op.domain in ("", "ai.onnx"))
@@ -159,7 +154,7 @@ def _modern(proto: ModelProto, name: str) -> ModelProto:
         converted: ModelProto = onnx.version_converter.convert_version(proto, OPSET)
     except Exception as error:  # RuntimeError and others, from C++
         raise EngineError(
-            f"cannot adopt {name}: its operators are of set {version}, and can't be brought to {OPSET}: "
+            f"cannot import {name}: its operators are of set {version}, and can't be brought to {OPSET}: "
             f"{vendor_reason(error)}; export it again with opset {OPSET} or later"
         ) from None
     return converted
@@ -177,7 +172,7 @@ def _layout(value: Any, name: str) -> tuple[int, bool]:
             return dims[_LAST], True
     shape = "of any shape" if dims is None else str([dim or "?" for dim in dims])
     raise EngineError(
-        f"cannot adopt {name}: its input {value.name} is {kind} {shape}, not one float picture of 1 or 3 channels, "
+        f"cannot import {name}: its input {value.name} is {kind} {shape}, not one float picture of 1 or 3 channels, "
         "[1,channels,height,width] or [1,height,width,channels]; export it so"
     )
 
@@ -194,23 +189,22 @@ def _free_sizes(graph: GraphProto, value: Any, *, channels_last: bool) -> None:
         made.type.tensor_type.ClearField("shape")
 
 
-def _scale(network: PictureNetwork, side: int = 192) -> int | None:
-    dims = _dims(_inferred(network, side).graph.output[0].type)
+def _scale(proto: ModelProto, *, channels_last: bool) -> int | None:
+    dims = _dims(_inferred(proto, channels_last=channels_last).graph.output[0].type)
     if dims is None or len(dims) != _RANK:
         return None
-    height, width = dims[1:3] if network.channels_last else dims[2:]
-    return height // side if height == width and height and height % side == 0 else None
+    height, width = dims[1:3] if channels_last else dims[2:]
+    return height // _SIDE_PX if height == width and height and height % _SIDE_PX == 0 else None
 
 
-def _inferred(network: PictureNetwork, side: int) -> ModelProto:
-    """The model with every shape that can be inferred for pictures of side x side."""
+def _inferred(proto: ModelProto, *, channels_last: bool) -> ModelProto:
+    """A copy with every shape that can be inferred for a picture of _SIDE_PX."""
     onnx = onnx_library()
-    proto = onnx.ModelProto()
-    proto.CopyFrom(network.model)
-    value = proto.graph.input[0]
-    for axis in (1, 2) if network.channels_last else (2, 3):
-        value.type.tensor_type.shape.dim[axis].dim_value = side
-    inferred: ModelProto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(proto)
+    for axis in (1, 2) if channels_last else (2, 3):
+        fixed.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = _SIDE_PX
+    inferred: ModelProto = onnx.shape_inference.infer_shapes(fixed, data_prop=True)
     return inferred
 
 
@@ -236,7 +230,7 @@ def _names(values: list[Any]) -> str:
 class _Wrapping:
     """Adds the contract's nodes around a network."""
 
-    def __init__(self, proto: ModelProto, network: PictureNetwork, scale: int, values: tuple[float, float]) -> None:
+    def __init__(self, proto: ModelProto, network: ForeignNetwork, scale: int, values: tuple[float, float]) -> None:
         self._proto, self._network, self._scale, self._values = proto, network, scale, values
         graph = proto.graph
         self._input = graph.input[0]

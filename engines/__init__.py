@@ -8,7 +8,7 @@ from .background import PlanBuild
 from .base import Array, Engine, EngineError, InferenceError, OutOfMemoryError, SlotBuffers, TensorSpec, Ticket
 from .chroma import ChromaFilter
 from .follower import PREFIX as FOLLOWER_PREFIX
-from .foreign import VALUE_RANGES, ForeignNetwork, by_contract, macs_per_px, read_foreign
+from .foreign import VALUE_RANGES, Cost, ForeignNetwork, by_contract, cost_per_px, read_foreign
 from .onnxruntime import OnnxRuntimeEngine
 from .onnxruntime_cuda import OnnxRuntimeCudaEngine
 from .onnxruntime_tensorrt import OnnxRuntimeTensorRTEngine
@@ -34,6 +34,7 @@ __all__ = [
     "VALUE_RANGES",
     "Array",
     "ChromaFilter",
+    "Cost",
     "Engine",
     "EngineChoice",
     "EngineError",
@@ -60,13 +61,13 @@ __all__ = [
     "by_contract",
     "check_contract",
     "choose_engine",
+    "cost_per_px",
     "diagnose_gpu",
     "engine_names",
     "engine_options",
     "explain",
     "for_bits",
     "input_names",
-    "macs_per_px",
     "open_engine",
     "plan_is_ready",
     "read_foreign",

@@ -25,7 +25,7 @@ Array = NDArray[Any]
 _REASON_LENGTH = 300
 _NEXT = "_next"
 _OUT_OF_MEMORY = re.compile(
-    r"out of memory|OutOfMemory|ALLOC_FAILED|failed to allocate memory|bad_alloc", re.IGNORECASE
+    r"out.?of.?memory|ALLOC_FAILED|failed to allocate (\d+ bytes of )?memory|bad_alloc", re.IGNORECASE
 )
 _VENDOR_NOISE = re.compile(r"(Caught exception: )?Exception from \S+:\d+:|Check '[^']*' failed at \S+:\d+:|/\S+:\d+ ")
 

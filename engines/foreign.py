@@ -31,6 +31,7 @@ _PREFIX = "network/"
 _IR_VERSION = 8
 _SIDE_PX = 192
 """A multiple of every block size that a network may ask for."""
+_WORK = frozenset(("Conv", "ConvTranspose", "MatMul"))
 _GRAY, _RGB = 1, 3
 _RANK, _FIRST, _LAST = 4, 1, 3
 _LUMA_WEIGHTS = (0.2126, 0.7152, 0.0722)
@@ -51,6 +52,8 @@ class ForeignNetwork:
     """Whether pictures are [1,height,width,channels] instead of [1,channels,height,width]."""
     scale: int | None
     """Output size over input size; None where the graph doesn't tell."""
+    exported_for: tuple[int, int] | None
+    """(height, width) that the file declares, which it may take alone; None: any."""
     params: int
 
 
@@ -66,13 +69,21 @@ def read_foreign(path: Path) -> ForeignNetwork:
     if len(inputs) != 1 or len(outputs) != 1:
         raise EngineError(
             f"cannot import {path.name}: it takes {_names(inputs)} and gives {_names(outputs)}, not one picture each; "
-            "export it with its other inputs fixed"
+            "export it with one input and one output"
         )
     channels, last = _layout(inputs[0], path.name)
+    height, width = _sides(_dims(inputs[0].type) or (), channels_last=last)
     _free_sizes(graph, inputs[0], channels_last=last)
     types = onnx_library().TensorProto
     numbers = (math.prod(t.dims) for t in graph.initializer if t.data_type in (types.FLOAT, types.FLOAT16))
-    return ForeignNetwork(proto, channels, last, _scale(proto, channels_last=last), params=sum(numbers))
+    return ForeignNetwork(
+        proto,
+        channels,
+        channels_last=last,
+        scale=_scale(proto, path.name, channels, channels_last=last),
+        exported_for=(height, width) if height and width else None,
+        params=sum(numbers),
+    )
 
 
 def by_contract(network: ForeignNetwork, scale: int, values: tuple[float, float] = VALUE_RANGES[0]) -> bytes:
@@ -97,25 +108,40 @@ def by_contract(network: ForeignNetwork, scale: int, values: tuple[float, float]
     return content
 
 
-def macs_per_px(network: ForeignNetwork) -> int:
-    """Multiply-accumulates of its convolutions and matrix products, per pixel of a picture of 192x192.
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a pixel of the input costs, as far as the graph tells."""
 
-    What can't be known from the graph counts as none.
-    """
+    macs: int
+    """Multiply-accumulates of convolutions and matrix products."""
+    values: int
+    """In the largest tensor."""
+    is_whole: bool
+    """Whether every shape is known; else there is more."""
+
+
+def cost_per_px(network: ForeignNetwork) -> Cost:
+    """Counted for a picture of 192x192."""
     graph = _inferred(network.model, channels_last=network.channels_last).graph
     shapes = {value.name: _dims(value.type) for value in (*graph.value_info, *graph.input, *graph.output)}
     shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    total = 0
+    macs = largest = 0
+    is_whole = True
     for node in graph.node:
         made = math.prod(shapes.get(node.output[0]) or (0,)) if node.output else 0
+        largest = max(largest, made)
         weight = shapes.get(node.input[1]) if len(node.input) > 1 else None
-        if node.op_type == "Conv" and weight:
-            total += made * math.prod(weight[1:])
-        elif node.op_type == "ConvTranspose" and weight:
-            total += math.prod(shapes.get(node.input[0]) or (0,)) * math.prod(weight[1:])
-        elif node.op_type == "MatMul" and weight:
-            total += made * weight[-2 if len(weight) > 1 else 0]
-    return total // _SIDE_PX**2
+        if node.op_type not in _WORK or not weight:
+            continue
+        if node.op_type == "ConvTranspose":
+            work = math.prod(shapes.get(node.input[0]) or (0,)) * math.prod(weight[1:])
+        elif node.op_type == "Conv":
+            work = made * math.prod(weight[1:])
+        else:
+            work = made * weight[-2 if len(weight) > 1 else 0]
+        is_whole &= work > 0
+        macs += work
+    return Cost(macs // _SIDE_PX**2, largest // _SIDE_PX**2, is_whole)
 
 
 def _read(path: Path) -> ModelProto:
@@ -189,12 +215,25 @@ def _free_sizes(graph: GraphProto, value: Any, *, channels_last: bool) -> None:
         made.type.tensor_type.ClearField("shape")
 
 
-def _scale(proto: ModelProto, *, channels_last: bool) -> int | None:
+def _scale(proto: ModelProto, name: str, channels: int, *, channels_last: bool) -> int | None:
+    """None where it can't be inferred. Raises EngineError for what is no whole multiple, and other channels."""
     dims = _dims(_inferred(proto, channels_last=channels_last).graph.output[0].type)
-    if dims is None or len(dims) != _RANK:
+    if dims is None or 0 in dims[1:]:
         return None
-    height, width = dims[1:3] if channels_last else dims[2:]
-    return height // _SIDE_PX if height == width and height and height % _SIDE_PX == 0 else None
+    height, width = _sides(dims, channels_last=channels_last)
+    planes = dims[_LAST if channels_last else _FIRST] if len(dims) == _RANK else 0
+    if planes != channels or height != width or height % _SIDE_PX or not height:
+        raise EngineError(
+            f"cannot import {name}: of a picture of {_SIDE_PX}x{_SIDE_PX} with {channels} channels it makes "
+            f"{list(dims)}, not one a whole number of times as large with as many channels"
+        )
+    return height // _SIDE_PX
+
+
+def _sides(dims: tuple[int, ...], *, channels_last: bool) -> tuple[int, int]:
+    """(height, width); 0 for what isn't there."""
+    height, width = (*dims, 0, 0, 0, 0)[1:3] if channels_last else (*dims, 0, 0, 0, 0)[2:4]
+    return height, width
 
 
 def _inferred(proto: ModelProto, *, channels_last: bool) -> ModelProto:

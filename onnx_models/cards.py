@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,8 @@ class ModelCard:
     """What it is not good for."""
     path: Path
     """The ONNX file; not a key of the TOML."""
+    tile_px_max: int = 0
+    """On a CPU frames of more pixels are cut into tiles, for the sake of memory; 0, or no key: as usual."""
 
     @property
     def flavour(self) -> str:
@@ -96,8 +98,9 @@ def list_cards(folder: Path = ZOO) -> tuple[ModelCard, ...]:
 
 def imported_folder() -> Path:
     """Where imported models lie: `streamer-enhancer/models` in the folder for a user's application data."""
-    named = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_DATA_HOME")
-    return (Path(named) if named else Path.home() / ".local" / "share") / "streamer-enhancer" / "models"
+    named = Path(os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_DATA_HOME", ""))
+    folder = named if named.is_absolute() else Path.home() / ".local" / "share"  # XDG: relative ones don't count
+    return folder / "streamer-enhancer" / "models"
 
 
 def model_names(*folders: Path) -> tuple[str, ...]:
@@ -143,9 +146,7 @@ def verify(card: ModelCard) -> None:
     try:
         content = card.path.read_bytes()
     except OSError as error:
-        raise CardError(
-            f"model {card.name}: {card.path} cannot be read ({error}); install the package again"
-        ) from error
+        raise CardError(f"model {card.name}: {card.path} cannot be read ({error}); {_fix(card)}") from error
     _check_content(card, content)
 
 
@@ -154,8 +155,14 @@ def _check_content(card: ModelCard, content: bytes) -> None:
     if found != card.sha256:
         raise CardError(
             f"model {card.name}: {card.path} has sha256 {found}, its card says {card.sha256}; the "
-            "file is damaged or was changed: install the package again, or export the model anew"
+            f"file is damaged or was changed: {_fix(card)}"
         )
+
+
+def _fix(card: ModelCard) -> str:
+    if card.path.parent == imported_folder():
+        return f"import it again: streamer models import FILE --name {card.name} --force"
+    return "install the package again, or export the model anew"
 
 
 def read_card(path: Path) -> ModelCard:
@@ -210,8 +217,8 @@ def _toml(card: ModelCard) -> str:
     """The card as TOML; JSON strings are TOML basic strings."""
     lines = []
     for f in fields(card):
-        if f.name not in ("path", "metrics"):
-            value = getattr(card, f.name)
+        value = getattr(card, f.name)
+        if f.name not in ("path", "metrics") and value != f.default:
             lines.append(f"{f.name} = {json.dumps(value, ensure_ascii=False)}")
     for metric in card.metrics:
         lines += ["", "[[metrics]]"]
@@ -225,14 +232,15 @@ def _toml(card: ModelCard) -> str:
 def _checked(table: dict[str, Any], cls: type, where: str) -> dict[str, Any]:
     """The table, if it has exactly the keys of `cls` with values of their types."""
     types = {f.name: str(f.type) for f in fields(cls) if f.name != "path"}
-    unknown, missing = sorted(set(table) - set(types)), [k for k in types if k not in table]
+    optional = {f.name for f in fields(cls) if f.default is not MISSING}
+    unknown, missing = sorted(set(table) - set(types)), [k for k in types if k not in table and k not in optional]
     if unknown:
         raise CardError(f"{where} has unknown keys: {', '.join(unknown)}; remove or rename them")
     if missing:
         raise CardError(f"{where} lacks keys: {', '.join(missing)}; add them")
     allowed: dict[str, tuple[type, ...]] = {"int": (int,), "str": (str,), "float": (float, int), "bool": (bool,)}
-    for key, kind in types.items():
-        value = table[key]
+    for key, value in table.items():
+        kind = types[key]
         if kind in allowed and (not isinstance(value, allowed[kind]) or isinstance(value, bool) != (kind == "bool")):
             raise CardError(f"{where}: {key} is {value!r}; it must be of type {kind}")
     return table
@@ -254,7 +262,7 @@ def _check_values(card: ModelCard, where: str) -> None:
     for key, value, choices in (("task", card.task, TASKS), ("color", card.color, COLORS)):
         if value not in choices:
             raise CardError(f"{where}: {key} is {value!r}; allowed: {', '.join(choices)}")
-    for key, lowest in (("scale", 1), ("multiple_of", 1), ("halo_px", 0), ("params", 0)):
+    for key, lowest in (("scale", 1), ("multiple_of", 1), ("halo_px", 0), ("params", 0), ("tile_px_max", 0)):
         if getattr(card, key) < lowest:
             raise CardError(f"{where}: {key} is {getattr(card, key)}; must be at least {lowest}")
     if card.name != card.path.stem:

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from streamer.image import ImageEnhancer as ImageEnhancer
     from streamer.image import enhance_image as enhance_image
     from streamer.imported import Imported as Imported
+    from streamer.imported import export_model as export_model
     from streamer.imported import import_model as import_model
+    from streamer.imported import remove_model as remove_model
     from streamer.job import Progress as Progress
     from streamer.job import Summary as Summary
     from streamer.job import choose_model as choose_model
@@ -58,7 +60,9 @@ _HOMES = {
     "choose_model": "job",
     "enhance": "job",
     "enhance_image": "image",
+    "export_model": "imported",
     "import_model": "imported",
+    "remove_model": "imported",
     "make_sink": "sinks",
     "make_source": "sources",
 }

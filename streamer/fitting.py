@@ -45,7 +45,8 @@ class Fitter:
     """Fits frames of one format to engines for one model.
 
     An engine on a GPU takes whole frames, and enlarges their chroma too, so that a frame costs the CPU no more than
-    copies. `max_tile_px` limits the tiles on all engines; None: MAX_TILE_PX on a CPU, and none on a GPU.
+    copies. `max_tile_px` limits the tiles on all engines; None: MAX_TILE_PX or what the card
+    says on a CPU, and none on a GPU.
 
     With `may_stabilise`, an engine that keeps its state gets the stabiliser behind the network, if it takes whole
     frames of 8 bits; where their sides are no multiples of the gate's cells, the last row and column are repeated.
@@ -60,7 +61,7 @@ class Fitter:
         """What this engine would be given."""
         limit = self.max_tile_px
         if limit is None and not option.on_gpu:
-            limit = MAX_TILE_PX
+            limit = min(MAX_TILE_PX, self.card.tile_px_max or MAX_TILE_PX)
         return self._fitting(option, limit)
 
     def unstabilised(self, fitting: Fitting) -> Fitting | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 import engines
 from onnx_models.cards import (
@@ -32,6 +33,7 @@ from onnx_models.cards import (
     verify,
 )
 from streamer.errors import EnhanceError, UsageError, reason_of
+from streamer.fitting import MAX_TILE_PX, MIN_TILE_PX
 from streamer.frame import Plane
 
 SCALES = (2, 4, 1, 3)
@@ -43,17 +45,34 @@ _SIDE_PX = 192
 """Of the pictures by which a network's reach is found; a multiple of MULTIPLES."""
 _PATCH_PX = 16
 """What is changed in their middle."""
+_FAR_PX = 64
+"""A network that sees further sees the whole picture, or nearly."""
+_CROP_PX, _CROP_EDGE_PX = 128, 24
+"""Of crops that are compared, shifted; without what their edges change most."""
+_FINER = 256
+_SEEN_CODES = 0.02
+"""Less is the order of sums, in 8-bit codes."""
+_TILE_BYTES = 1 << 30
+"""For the largest tensors of a tile, of which some are held at once."""
+_TENSORS_HELD = 4
 _VALUES_PX = 96
 """Of those by which its black and white are found."""
 _ODD = (11, 9, 7, 5, 3, 1)
-_BETTER_DB = 0.1
-"""By so much must a rarer meaning of black and white be better than a more usual one."""
+_BETTER_DB = {True: 0.1, False: 1.0}
+"""By so much must a rarer meaning of black and white be better than a more usual one: where a network enlarges, and
+where it mends. That says less: one for other damage than the picture's seems better where it does more, or less."""
+_NEAR_DB = 2.0
+"""What comes as near as this to the best is told."""
 _NOISE, _JPEG_QUALITY = 8.0, 30
 """What a network that keeps the size has to mend there: with the wrong meaning most do nothing."""
 _PSNR_MIN_DB = 18.0
 """To the picture it should give: below that, something is wrong with a network, or with what it is told."""
 _CLEAN = re.compile(r"[^a-z0-9._]+")
 _RESERVED = ("auto", "none")
+_SEAMS = "what it makes of a place depends on the whole picture: where frames are cut into tiles, seams may show"
+
+
+_Picture = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +112,9 @@ def import_model(
     """
     path = Path(path)
     if not path.is_file():
-        raise UsageError(f"can't import {path}: there is no such file; check the path")
-    name = _checked_name(name or _CLEAN.sub("-", path.stem.lower()).strip("-._"), force=force)
+        what = "it is a folder: name a file in it" if path.is_dir() else "there is no such file; check the path"
+        raise UsageError(f"can't import {path}: {what}")
+    name = _checked_name((name or _CLEAN.sub("-", path.stem.lower()).strip("-._")).lower(), force=force)
     if values is not None and not (all(map(math.isfinite, values)) and values[0] < values[1]):
         raise UsageError(f"black {values[0]:g} and white {values[1]:g} are no range: use such as 0 and 255")
     if _means_contract(path):
@@ -125,11 +145,12 @@ def export_model(name: str, folder: Path) -> Path:
     """Copies a model's ONNX file and its card into a folder, for use elsewhere; returns the file.
 
     Raises:
-        CardError: there is no such model.
+        CardError: there is no such model, or it is damaged.
         UsageError: they are there already.
         EnhanceError: they can't be written.
     """
     card = load_card(name)
+    verify(card)
     target = folder / card.path.name
     for source in (card.path, card.path.with_suffix(".toml")):
         if (folder / source.name).exists():
@@ -144,8 +165,10 @@ def export_model(name: str, folder: Path) -> Path:
 
 
 def _checked_name(name: str, *, force: bool) -> str:
-    if not name or _CLEAN.search(name.replace("-", "")) or name in _RESERVED or name.startswith((".", "-")):
-        raise UsageError(f"{name!r} can't name a model: use small letters, digits, '-', '_' and '.', and --name")
+    if not name or _CLEAN.search(name.replace("-", "")) or name.startswith((".", "-")):
+        raise UsageError(f"{name!r} can't name a model: give it a --name of letters, digits, '-', '_' and '.'")
+    if name in _RESERVED:
+        raise UsageError(f"{name} means something else where a model is asked for: choose another --name")
     if name in model_names(ZOO):
         raise UsageError(f"{name} is a shipped model: choose another --name")
     if name in model_names() and not force:
@@ -163,11 +186,16 @@ def _means_contract(path: Path) -> bool:
 
 def _by_contract(path: Path, name: str) -> tuple[ModelCard, bytes, tuple[str, ...]]:
     """A model that follows the contract stays as it is, and keeps its card if that lies beside it."""
-    content, scale = path.read_bytes(), engines.scale_of(path)
+    engines.check_contract(path)
+    content = path.read_bytes()
     if path.with_suffix(".toml").exists():
         card = read_card(path.with_suffix(".toml"))
         verify(card)
         return replace(card, name=name, path=imported_folder() / f"{name}.onnx"), content, ()
+    (made,) = _run(content, [_picture(_SIDE_PX)])
+    scale = made.shape[0] // _SIDE_PX
+    if scale not in SCALES:
+        raise UsageError(f"can't import {path}: of 192x192 it makes {made.shape[1]}x{made.shape[0]}, not 1 to 4 times")
     multiple = _multiple_of(content, scale)
     halo, notes = _halo(content, scale, multiple)
     return _card(name, path.name, content, scale, multiple, halo), content, notes
@@ -176,17 +204,29 @@ def _by_contract(path: Path, name: str) -> tuple[ModelCard, bytes, tuple[str, ..
 def _of_others(path: Path, name: str, values: tuple[float, float] | None) -> tuple[ModelCard, bytes, tuple[str, ...]]:
     network = engines.read_foreign(path)
     scale, multiple = _fitting(network, path.name)
-    values, gain = _values(network, scale, multiple, path.name, (values,) if values else engines.VALUE_RANGES)
+    values, told = _values(network, scale, multiple, path.name, values)
     content = engines.by_contract(network, scale, values)
+    multiple, seams = _grid(content, scale, multiple)
     halo, notes = _halo(content, scale, multiple)
+    cost = engines.cost_per_px(network)
+    kind = "RGB" if network.channels > 1 else "gray"
+    limit = "; here it gets luma alone, and colours are interpolated" if network.channels > 1 else ""
+    takes = f"takes {kind} pictures of {values[0]:g} to {values[1]:g}{limit}"
     card = replace(
         _card(name, path.name, content, scale, multiple, halo),
         params=network.params,
-        macs_per_px=engines.macs_per_px(network),
+        macs_per_px=max(1, cost.macs),
+        tile_px_max=_tile_px(cost.values),
+        limits=f"Imported: nothing of it was measured. It {takes}.",
     )
-    kind = "RGB" if network.channels > 1 else "gray"
-    limit = "; here it gets luma alone, and colours are interpolated" if network.channels > 1 else ""
-    return card, content, (f"takes {kind} pictures of {values[0]:g} to {values[1]:g}{limit}", gain, *notes)
+    size = f"{card.params} parameters, {'' if cost.is_whole else 'at least '}{card.macs_per_px} MAC/px"
+    return card, content, (size, takes, *told, *(notes or seams))
+
+
+def _tile_px(values: int) -> int:
+    """How many pixels a tile may have, with so many values per pixel in the largest tensor; 0: as many as usual."""
+    pixels = _TILE_BYTES // (4 * _TENSORS_HELD * max(1, values))
+    return 0 if pixels >= MAX_TILE_PX else max(MIN_TILE_PX, pixels)
 
 
 def _fitting(network: engines.ForeignNetwork, file: str) -> tuple[int, int]:
@@ -195,14 +235,26 @@ def _fitting(network: engines.ForeignNetwork, file: str) -> tuple[int, int]:
         raise UsageError(f"can't import {file}: it enlarges by {network.scale}, and frames are enlarged by 1 to 4")
     reasons = []
     for scale in SCALES if network.scale is None else (network.scale,):
+        content = engines.by_contract(network, scale)
         try:
-            return scale, _multiple_of(engines.by_contract(network, scale), scale)
+            multiple = _multiple_of(content, scale)
+            if network.exported_for is not None:
+                height, width = (-(-side // multiple) * multiple for side in network.exported_for)
+                _check_runs(content, height + 3 * multiple, width + 2 * multiple)
         except engines.EngineError as error:
             reasons.append(str(error))
+        else:
+            return scale, multiple
+    only = "x".join(map(str, (network.exported_for or ())[::-1]))
     raise engines.EngineError(
-        f"cannot import {file}: it runs on pictures of no size that was tried. It may have been exported for one size: "
-        f"export it with any height and width. What the engine says: {reasons[0]}"
+        f"cannot import {file}: it runs on pictures of {f'{only} only' if only else 'no size that was tried'}: export "
+        f"it with any height and width. What the engine says: {reasons[0]}"
     )
+
+
+def _check_runs(content: bytes, height: int, width: int) -> None:
+    """Raises EngineError if it doesn't."""
+    _run(content, [np.full((height, width), 128, np.uint8)])
 
 
 def _multiple_of(content: bytes, scale: int) -> int:
@@ -221,31 +273,35 @@ def _multiple_of(content: bytes, scale: int) -> int:
 
 
 def _values(
-    network: engines.ForeignNetwork,
-    scale: int,
-    multiple: int,
-    file: str,
-    ranges: Sequence[tuple[float, float]],
-) -> tuple[tuple[float, float], str]:
-    """What the network calls black and white: that with which it makes most of a picture; and how much that is."""
+    network: engines.ForeignNetwork, scale: int, multiple: int, file: str, given: tuple[float, float] | None
+) -> tuple[tuple[float, float], tuple[str, ...]]:
+    """What the network calls black and white: that with which it makes most of a picture; and what to say of that."""
     side = _VALUES_PX // multiple * multiple or multiple
     whole = _picture(side * scale)
-    given = _worn(whole) if scale == 1 else cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
-    best, best_db = ranges[0], -math.inf
-    for values in ranges:
-        (made,) = _run(engines.by_contract(network, scale, values), [given])
-        psnr_db = _psnr(made, whole)
-        if psnr_db > best_db + _BETTER_DB:
-            best, best_db = values, psnr_db
-    if best_db < _PSNR_MIN_DB:
-        tried = " or ".join(f"{black:g} to {white:g}" for black, white in ranges)
+    small = _worn(whole) if scale == 1 else cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
+    plain_db = _psnr(cv2.resize(small, (side * scale, side * scale), interpolation=cv2.INTER_CUBIC), whole)
+    found = {}
+    for values in (given,) if given else engines.VALUE_RANGES:
+        (made,) = _run(engines.by_contract(network, scale, values), [small])
+        found[values] = _psnr(made, whole)
+    best = next(iter(found))
+    for values, psnr_db in found.items():
+        best = values if psnr_db > found[best] + _BETTER_DB[scale > 1] else best
+    if found[best] < _PSNR_MIN_DB and given is None:
+        tried = " or ".join(f"{black:g} to {white:g}" for black, white in found)
         raise EnhanceError(
-            f"can't import {file}: what it makes of a picture is far from that picture ({best_db:.1f} dB), with values "
-            f"of {tried}. It may be for something else, or its values may be others: say which with --values"
+            f"can't import {file}: what it makes of a picture is far from that picture ({found[best]:.1f} dB), with "
+            f"values of {tried}. It may be for something else, or its values may be others: say which with --values"
         )
-    plain = cv2.resize(given, (side * scale, side * scale), interpolation=cv2.INTER_CUBIC)
-    before = "interpolation" if scale > 1 else "before"
-    return best, f"one picture: {best_db:.1f} dB ({before}: {_psnr(plain, whole):.1f} dB)"
+    before = "interpolated" if scale > 1 else "before"
+    said = [f"one picture: {found[best]:.1f} dB ({before}: {plain_db:.1f} dB)"]
+    if found[best] < plain_db:
+        said.append("that is worse than nothing: is it trained, is it for something else, or made for the eye?")
+    for values, psnr_db in found.items():
+        if values != best and psnr_db > max(plain_db, found[best]) - _NEAR_DB:
+            black, white = values
+            said.append(f"if it looks wrong, try --values {black:g} {white:g} --force: {psnr_db:.1f} dB")
+    return best, tuple(said)
 
 
 def _worn(picture: Plane) -> Plane:
@@ -256,16 +312,36 @@ def _worn(picture: Plane) -> Plane:
     return np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE), np.uint8)
 
 
+def _grid(content: bytes, scale: int, multiple: int) -> tuple[int, tuple[str, ...]]:
+    """The steps in which a picture may be shifted without a change but the shift: networks that pad or split pictures
+    for themselves take any size, but tiles have to begin where their blocks do. And what to say if there are none."""
+    luma = _picture(_SIDE_PX)
+    steps = [step for step in MULTIPLES if step % multiple == 0]
+    crops = [luma[step : step + _CROP_PX, step : step + _CROP_PX] for step in (0, *steps)]
+    first, *others = _run(content, crops)
+    for step, other in zip(steps, others, strict=True):
+        begin, end = (step + _CROP_EDGE_PX) * scale, (_CROP_PX - _CROP_EDGE_PX) * scale
+        shift = step * scale
+        apart = first[begin:end, begin:end] - other[begin - shift : end - shift, begin - shift : end - shift]
+        if np.abs(apart).max() <= _SEEN_CODES:
+            return step, ()
+    return multiple, (_SEAMS,)
+
+
 def _halo(content: bytes, scale: int, multiple: int) -> tuple[int, tuple[str, ...]]:
-    """How far a model sees, by what changes around a changed patch by a code or more; and what to say of it."""
+    """How far a model sees, by what changes around a changed patch; and what to say of it."""
     luma = _picture(_SIDE_PX)
     begin = (_SIDE_PX - _PATCH_PX) // 2
     end = begin + _PATCH_PX
     changed, noisy = luma.copy(), luma.copy()
     changed[begin:end, begin:end] = 255 - luma[begin:end, begin:end]
     noisy[begin:end, begin:end] = np.random.default_rng(0).integers(0, 256, (_PATCH_PX, _PATCH_PX), np.uint8)
-    before, *after = _run(content, [luma, changed, noisy])
-    rows, columns = np.nonzero(np.any([made != before for made in after], axis=0))
+    elsewhere, near = 255 - luma, slice(begin - _FAR_PX, end + _FAR_PX)
+    elsewhere[near, near] = luma[near, near]
+    before, *after, far = _run(content, [luma, changed, noisy, elsewhere])
+    middle = slice(begin * scale, end * scale)
+    sees_all = np.abs(far - before)[middle, middle].max() > _SEEN_CODES
+    rows, columns = np.nonzero(np.any([np.abs(made - before) > _SEEN_CODES for made in after], axis=0))
     if not len(rows):
         raise EnhanceError("can't import a network whose output doesn't depend on its input: export it again")
     reach = max(
@@ -273,27 +349,27 @@ def _halo(content: bytes, scale: int, multiple: int) -> tuple[int, tuple[str, ..
         *(begin - int(axis.min()) // scale for axis in (rows, columns)),
         *(int(axis.max()) // scale + 1 - end for axis in (rows, columns)),
     )
-    halo = -(-reach // multiple) * multiple
-    if reach < begin:
-        return halo, ()
-    note = "each of its pixels depends on the whole picture: where frames are cut into tiles, seams may show"
-    return halo, (note,)
+    return -(-reach // multiple) * multiple, (_SEAMS,) if sees_all else ()
 
 
-def _run(content: bytes, pictures: Sequence[Plane]) -> list[Plane]:
-    """What a model makes of pictures of one size, at full strength, on a CPU."""
+def _run(content: bytes, pictures: Sequence[Plane]) -> list[_Picture]:
+    """What a model makes of pictures of one size, at full strength, on a CPU: in 8-bit codes, but not rounded to them.
+
+    It runs on 16 bits, because what a network does to a picture may show in one of many pixels only after rounding.
+    """
     option = next((option for option in engines.engine_options() if not option.on_gpu), None)
     if option is None:
         raise engines.EngineError("cannot look at a model: no engine can run on the CPU here; pip install openvino")
     height, width = pictures[0].shape
-    request = engines.EngineRequest(content, width, height, engine=option.name, precision="f32")
+    request = engines.EngineRequest(content, width, height, bits=16, engine=option.name, precision="f32")
     ones = np.ones(1, np.float32)
     made = []
     with engines.open_engine(request, slots=1) as engine:
         others = {spec.name: ones * (spec.name == "strength") for spec in engine.inputs if spec.name != "luma"}
         for picture in pictures:
-            found = engine.collect(engine.submit({"luma": picture[None, None], **others}))
-            made.append(found["enhanced"][0, 0].copy())
+            luma = picture[None, None].astype(np.float32) * _FINER
+            found = engine.collect(engine.submit({"luma": luma, **others}))
+            made.append(found["enhanced"][0, 0] / np.float32(_FINER))
     return made
 
 
@@ -311,7 +387,7 @@ def _picture(side: int) -> Plane:
     return np.ascontiguousarray(reduced[top : top + side, left : left + side])
 
 
-def _psnr(made: Plane, wanted: Plane) -> float:
+def _psnr(made: _Picture | Plane, wanted: Plane) -> float:
     error = float(np.square(made.astype(np.float64) - wanted).mean())
     return float(10 * np.log10(255**2 / max(error, 1e-3)))
 

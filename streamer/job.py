@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import signal
@@ -296,10 +297,13 @@ def choose_model(name: str, scale: int | None = None) -> ModelCard | None:
             scales = ", ".join(str(value) for value in sorted({card.scale for card in cards}))
             raise UsageError(f"no model enlarges by {wanted}: --scale can be {scales}")
         return card
-    if name not in model_names():
-        fix = f"choose one of {', '.join(model_names())}, auto or none"
+    names = model_names()
+    if name not in names:
         if name.lower().endswith(".onnx"):
             fix = f"import the file first: streamer models import {name}"
+        else:
+            near = difflib.get_close_matches(name.lower(), names)
+            fix = f"choose one of {', '.join(near or names)}, auto or none"
         raise UsageError(f"unknown model {name!r}: {fix}")
     card = load_card(name)
     if scale is not None and scale != card.scale:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from engines import Engine, EngineError, SlotBuffers, TensorSpec
+from engines.base import is_out_of_memory
 
 ONE = np.ones(1, np.float32)
 
@@ -111,3 +112,16 @@ def test_a_failed_inference_does_not_fail_those_behind_it(teller: str) -> None:
         engine.calls.clear()
         engine.collect(engine.submit({"x": ONE}))
         assert engine.calls == ["submit 1", "collect 1"], "nobody waits for the failed one again"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_memory"),
+    [
+        ("Failed to allocate 7608729600 bytes of memory", True),
+        ("[ GENERAL_ERROR ] Failed to allocate memory", True),
+        ("CUDA_ERROR_OUT_OF_MEMORY", True),
+        ("Failed to allocate a name", False),
+    ],
+)
+def test_a_lack_of_memory_is_known_by_its_words(text: str, is_memory: bool) -> None:
+    assert is_out_of_memory(RuntimeError(text)) == is_memory

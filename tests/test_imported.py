@@ -15,14 +15,16 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import streamer
-from engines import EngineError, EngineRequest, open_engine
-from onnx_models.cards import CardError, load_card, model_names, verify
+from engines import EngineError, EngineRequest, engine_options, open_engine
+from onnx_models.cards import CardError, ModelCard, load_card, model_names, publish, verify
 from onnx_models.quality import bicubic
 from streamer.convert import planes_of
+from streamer.enhancer import EnhanceStage
 from streamer.errors import EnhanceError, UsageError
-from streamer.frame import layout_of
-from streamer.imported import export_model, import_model, remove_model
-from tests.clips import Clip, decoded
+from streamer.fitting import Fitter
+from streamer.frame import Frame, VideoFormat, layout_of
+from streamer.imported import _tile_px, export_model, import_model, remove_model
+from tests.clips import Clip, decoded, make_frame
 from tests.foreign import Foreign
 from tests.pixel_models import SCALE, tiny_model
 
@@ -79,10 +81,14 @@ def test_a_network_gives_what_it_gives_alone(kind: str, tmp_path: Path) -> None:
 
 def test_what_the_values_mean_can_be_said(tmp_path: Path) -> None:
     path = Foreign(white=255.0, brighter=0.05).save(tmp_path / "a.onnx")
-    assert "0 to 255" in import_model(path).notes[0]
-    with pytest.raises(EnhanceError, match=r"far from that picture .* with values of 0 to 1\. .* --values"):
-        import_model(Foreign(white=4.0, black=3.0).save(tmp_path / "b.onnx"), values=(0.0, 1.0))
-    assert "3 to 4" in import_model(tmp_path / "b.onnx", values=(3.0, 4.0)).notes[0]
+    assert "0 to 255" in import_model(path).notes[1]
+    with pytest.raises(EnhanceError, match=r"far from that picture .* with values of 0 to 1 or .* --values"):
+        import_model(Foreign(white=4.0, black=3.0).save(tmp_path / "b.onnx"))
+    wrong = import_model(tmp_path / "b.onnx", "wrong", values=(1.0, 6.0))  # who says it knows
+    assert any("worse than nothing" in note for note in wrong.notes)
+    known = import_model(tmp_path / "b.onnx", values=(3.0, 4.0))
+    assert "3 to 4" in known.notes[1]
+    assert "3 to 4" in known.card.limits
     with pytest.raises(UsageError, match="are no range"):
         import_model(path, "c", values=(1.0, 1.0))
 
@@ -99,6 +105,57 @@ def test_its_reach_is_found(tmp_path: Path) -> None:
     graph.initializer.append(numpy_helper.from_array(np.array(0.7, np.float32), "part"))
     onnx.save(proto, tmp_path / "far.onnx")
     assert any("whole picture" in note for note in import_model(tmp_path / "far.onnx").notes)
+
+
+def in_blocks_of_4(proto: onnx.ModelProto) -> None:
+    """Adds to each block its own mean, as networks do that pad pictures to whole windows for themselves."""
+    make, graph = helper.make_node, proto.graph
+    steps: dict[str, np.ndarray[Any, Any]] = {"four": np.array([1, 1, 4, 4], np.float32), "from": np.zeros(4, np.int64)}
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in steps.items())
+    nearest: dict[str, Any] = {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    }
+    pool: dict[str, Any] = {"kernel_shape": [4, 4], "strides": [4, 4], "ceil_mode": 1}
+    graph.node.insert(0, make("AveragePool", ["in"], ["means"], **pool))
+    graph.node.insert(1, make("Resize", ["means", "roi", "four"], ["blocks"], **nearest))
+    graph.node.insert(2, make("Shape", ["in"], ["to"]))
+    graph.node.insert(3, make("Slice", ["blocks", "from", "to"], ["cropped"]))
+    graph.node.insert(4, make("Mean", ["in", "cropped"], ["mixed"]))
+    graph.node[5].input[0] = "mixed"
+
+
+def test_tiles_begin_where_the_networks_own_blocks_do(tmp_path: Path) -> None:
+    proto = Foreign(scale=1).proto()
+    in_blocks_of_4(proto)
+    onnx.save(proto, tmp_path / "net.onnx")
+    imported = import_model(tmp_path / "net.onnx", values=(0.0, 1.0))
+    assert imported.card.multiple_of == 4
+    assert not any("seams" in note for note in imported.notes)
+    frame = replace(make_frame("gray", 200, 152), planes=(luma(152, 200),))
+    whole, tiled = (_enhanced(imported.card, frame, max_tile_px) for max_tile_px in (None, 9000))
+    assert np.abs(whole.astype(int) - tiled).max() <= CODES
+
+
+def _enhanced(card: ModelCard, frame: Frame, max_tile_px: int | None) -> np.ndarray[Any, Any]:
+    stage = EnhanceStage(card, max_tile_px=max_tile_px)
+    stage.open(frame.format)
+    (made,) = [*stage.process(frame), *stage.flush()]
+    stage.close()
+    return made.planes[0]
+
+
+def test_a_network_with_large_tensors_gets_smaller_tiles(tmp_path: Path) -> None:
+    card = import_model(Foreign(channels=1).save(tmp_path / "net.onnx")).card
+    assert card.tile_px_max == 0
+    assert "tile_px_max" not in card.path.with_suffix(".toml").read_text()
+    assert _tile_px(1024) == 1 << 16  # such as four times 64 channels at four times the size
+    publish(replace(card, tile_px_max=_tile_px(200)), card.path.read_bytes())
+    (option,) = [option for option in engine_options("openvino", "f32") if option.name == "openvino"]
+    format = VideoFormat(1280, 720, "gray")
+    sides = [Fitter(each, format).fit(option).plan for each in (card, load_card("net"))]
+    assert [len(plan.tiles) for plan in sides] == [1, 4]
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le"])
@@ -149,6 +206,19 @@ def eight_times(proto: onnx.ModelProto) -> None:
     scales.CopyFrom(numpy_helper.from_array(np.array([1, 1, 8, 8], np.float32), "scales"))
 
 
+def half_as_large(proto: onnx.ModelProto) -> None:
+    scales = next(tensor for tensor in proto.graph.initializer if tensor.name == "scales")
+    scales.CopyFrom(numpy_helper.from_array(np.array([1, 1, 0.5, 0.5], np.float32), "scales"))
+
+
+def gray_of_colours(proto: onnx.ModelProto) -> None:
+    kernel = next(tensor for tensor in proto.graph.initializer if tensor.name == "kernel")
+    kernel.CopyFrom(numpy_helper.from_array(np.ones((1, 3, 3, 3), np.float32) / 27, "kernel"))
+    bias = next(tensor for tensor in proto.graph.initializer if tensor.name == "bias")
+    bias.CopyFrom(numpy_helper.from_array(np.zeros(1, np.float32), "bias"))
+    del proto.graph.output[0].type.tensor_type.shape.dim[1]
+
+
 def for_one_size_inside(proto: onnx.ModelProto) -> None:
     proto.graph.initializer.append(numpy_helper.from_array(np.array([1, 3, 64, 64]), "shape"))
     proto.graph.node.insert(0, helper.make_node("Reshape", ["in", "shape"], ["shaped"]))
@@ -173,7 +243,9 @@ def deaf(proto: onnx.ModelProto) -> None:
         (four_channels, r"\['\?', 4, '\?', '\?'\], not one float picture"),
         (of_one_vendor, "operators of com.example"),
         (eight_times, "enlarges by 8, and frames are enlarged by 1 to 4"),
-        (for_one_size_inside, "pictures of no size .* exported for one size"),
+        (for_one_size_inside, r"of 192x192 with 3 channels it makes \[1, 3, 128, 128\]"),
+        (half_as_large, "not one a whole number of times as large"),
+        (gray_of_colours, r"it makes \[1, 1, 384, 384\], not one .* with as many channels"),
         (something_else, "far from that picture"),
         (deaf, "far from that picture"),
     ],
@@ -203,10 +275,14 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 def test_names(tmp_path: Path) -> None:
     path = Foreign(channels=1).save(tmp_path / "net.onnx")
-    for name in ("auto", "none", "../net", "Net", ".net", "upscale-x2-nano"):
-        with pytest.raises(UsageError, match=r"name a model|shipped model"):
+    for name in ("auto", "none", "../net", "n\u00e4t", ".net", "upscale-x2-nano"):
+        with pytest.raises(UsageError, match=r"name a model|shipped model|means something else"):
             import_model(path, name)
-    import_model(path)
+    with pytest.raises(UsageError, match="it is a folder"):
+        import_model(tmp_path)
+    assert import_model(path, "NET").card.name == "net"
+    with pytest.raises(UsageError, match=r"unknown model 'nett': choose one of net, auto or none"):
+        streamer.choose_model("nett")
     with pytest.raises(UsageError, match="--force"):
         import_model(path)
     import_model(Foreign(channels=1, scale=3).save(path), force=True)
@@ -240,6 +316,9 @@ def test_a_model_is_exported_and_imported_again(tmp_path: Path) -> None:
     file.with_suffix(".toml").write_bytes(shipped.path.with_suffix(".toml").read_bytes())
     with pytest.raises(CardError, match="sha256"):
         import_model(file, "mixed-up")
+    found.path.write_bytes(b"damaged")
+    with pytest.raises(CardError, match=r"streamer models import FILE --name asked --force"):
+        export_model("asked", tmp_path / "other")
 
 
 @pytest.mark.slow
@@ -258,5 +337,12 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert "net: ok" in said("verify")
     assert said("export", "net", str(tmp_path / "out")).strip().endswith("net.onnx")
     assert (tmp_path / "out" / "net.toml").is_file()
+    broken = tmp_path / "data" / "streamer-enhancer" / "models" / "broken.toml"
+    broken.write_text("no = card")
+    done = subprocess.run([sys.executable, "-m", "streamer", "models", "list"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "parameters  imported" in done.stdout
+    assert done.stderr.startswith("broken: ")
+    broken.unlink()
     assert said("remove", "net") == "removed net\n"
     assert "net  " not in said("list")

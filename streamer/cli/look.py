@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from streamer.cli.options import JsonOption, LogLevel, LogLevelOption
 from streamer.cli.running import guarded
+
+if TYPE_CHECKING:
+    from onnx_models.cards import ModelCard
 
 models_app = typer.Typer(help="Look at the models, and import others.", no_args_is_help=True)
 engines_app = typer.Typer(help="Look at the engines that run models.", no_args_is_help=True)
@@ -49,12 +53,30 @@ def models_list() -> None:
     """One line per model: the shipped ones, then those that were imported."""
 
     def run() -> None:
-        from onnx_models.cards import load_card, model_names
+        from onnx_models.cards import ZOO
 
-        for card in map(load_card, model_names()):
-            typer.echo(f"{card.name:24} {card.task} x{card.scale}  {card.macs_per_px} MAC/px  {card.params} parameters")
+        def line(card: ModelCard) -> str:
+            cost = f"{card.macs_per_px} MAC/px  {card.params} parameters"
+            return f"{card.name:24} {card.task} x{card.scale}  {cost}{'' if card.path.parent == ZOO else '  imported'}"
+
+        _for_each_model(line)
 
     guarded(run, LogLevel.warning)
+
+
+def _for_each_model(line: Callable[[ModelCard], str]) -> None:
+    """Prints a line for each; for one that can't be used its reason, and exits with 1 in the end."""
+    from onnx_models.cards import CardError, load_card, model_names
+
+    broken = False
+    for name in model_names():
+        try:
+            typer.echo(line(load_card(name)))
+        except CardError as error:
+            broken = True
+            typer.echo(f"{name}: {error}", err=True)
+    if broken:
+        raise typer.Exit(1)
 
 
 @models_app.command("show")
@@ -97,11 +119,13 @@ def models_verify() -> None:
     """Check every model against its card."""
 
     def run() -> None:
-        from onnx_models.cards import load_card, model_names, verify
+        from onnx_models.cards import verify
 
-        for name in model_names():
-            verify(load_card(name))
-            typer.echo(f"{name}: ok")
+        def line(card: ModelCard) -> str:
+            verify(card)
+            return f"{card.name}: ok"
+
+        _for_each_model(line)
 
     guarded(run, LogLevel.warning)
 
@@ -126,11 +150,8 @@ def models_import(
 
         imported = import_model(file, name, values=values, force=force)
         card = imported.card
-        sides = "" if card.multiple_of == 1 else f", sides padded to multiples of {card.multiple_of}"
-        typer.echo(
-            f"{card.name}: {card.task} x{card.scale}, {card.params} parameters, {card.macs_per_px} MAC/px, "
-            f"sees {card.halo_px} px around each{sides}"
-        )
+        sides = "" if card.multiple_of == 1 else f", sides in multiples of {card.multiple_of}"
+        typer.echo(f"{card.name}: {card.task} x{card.scale}, sees {card.halo_px} px around each{sides}")
         for note in imported.notes:
             typer.echo(f"  {note}")
         typer.echo(f"use it as --model {card.name}")

@@ -13,9 +13,9 @@ from streamer.clock import fraction
 from streamer.errors import UsageError
 from streamer.frame import Frame, VideoFormat
 from streamer.notes import Notes
+from streamer.numbered import numbered, numbers_present
 from streamer.sinks.codecs import EncoderSettings
 from streamer.sinks.media import MediaSink
-from streamer.sinks.target import NUMBER, numbered, numbered_files
 from streamer.stage import Media
 from streamer.stats import AvSync
 
@@ -42,9 +42,11 @@ class SegmentedSink:
         if not MIN_S <= seconds <= MAX_S:
             raise UsageError(f"--segment {float(seconds):g} is out of range: {MIN_S} to {MAX_S} seconds")
         self._number = 0
-        taken = [] if force else numbered_files(Path(path))
+        taken = [] if force else numbers_present(Path(path))
         if taken:
-            raise UsageError(f"{taken[0]} exists already: give another name, or --force to replace it")
+            raise UsageError(
+                f"{numbered(Path(path), taken[0])} exists already: give another name, or --force to replace it"
+            )
         self._make(Fraction(0))  # says at once what can't work
         self._current: MediaSink | None = None
         self._last: MediaSink | None = None
@@ -153,8 +155,3 @@ class SegmentedSink:
             self._finishing.join()
         if self._failure is not None:
             raise self._failure
-
-
-def is_segmented(url: str) -> bool:
-    """Whether `url` names numbered files; whether they are pictures or segments of a recording, its ending says."""
-    return NUMBER.search(Path(url).name) is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Generic, TypeVar
 
@@ -115,6 +115,15 @@ class Channel(Generic[T]):
             item = self._items.popleft()
             self._changed.notify_all()
             return item
+
+    def __iter__(self) -> Iterator[T]:
+        """The items as they come, to the end. Raises Cancelled; for a channel that nobody wakes."""
+        while True:
+            try:
+                item = self.get()
+            except Ended:
+                return
+            yield item
 
     def wake(self) -> None:
         """Interrupts the reader's wait, now or next time, without an item. Any thread."""

@@ -311,11 +311,7 @@ class Pipeline:
         pace = _Pace()
         opened = False
         try:
-            while True:
-                try:
-                    frame = into.get()
-                except Ended:
-                    break
+            for frame in into:
                 started = time.monotonic_ns()
                 self.stats.lagged += 0 < late_ns <= started - frame.captured_ns
                 if not opened:

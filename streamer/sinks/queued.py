@@ -243,23 +243,20 @@ class QueuedSink:
     def _send(self, backoff: Backoff) -> None:
         """One connection from beginning to end. Raises SinkError if it fails, Cancelled."""
         sink = self._make()
-        try:
-            frame = self._queue.get()
-        except Ended:
+        frames = iter(self._queue)
+        frame = next(frames, None)
+        if frame is None:
             return
         self._sink, self._begun_ns = sink, time.monotonic_ns()
         try:
             sink.open(self._format, self._media)
-            while True:
+            while frame is not None:
                 sink.write(frame)
                 self._sent_ns = time.monotonic_ns()
                 self._end_beginning()
                 if sink.is_connected and (not self.has_connected or backoff.tries):
                     self._welcome(backoff)
-                try:
-                    frame = self._queue.get()
-                except Ended:
-                    break
+                frame = next(frames, None)
             sink.close()
             self.has_connected = True
         except BaseException as error:

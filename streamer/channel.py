@@ -35,9 +35,9 @@ class Channel(Generic[T]):
     """A bounded first-in-first-out queue between two threads.
 
     `close()` lets the reader drain what is there and then raises Ended; `cancel()` discards it and wakes everybody
-    with Cancelled. The end is out-of-band: no sentinel ever lies in the queue. `wait_put_ns` and `wait_get_ns` are
-    the nanoseconds that the writer and the reader spent waiting; `high_water` is the largest depth seen. When an item
-    is dropped, `inherit(dropped, following)` gives what takes the place of the item after it.
+    with Cancelled. The end is out-of-band: no sentinel ever lies in the queue. `wait_put_ns` is how
+    long the writer waited in all; `high_water` is the largest depth seen. When an item is dropped,
+    `inherit(dropped, following)` gives what takes the place of the item after it.
     """
 
     def __init__(
@@ -55,7 +55,6 @@ class Channel(Generic[T]):
         self.high_water = 0
         self.dropped = 0
         self.wait_put_ns = 0
-        self.wait_get_ns = 0
         self._inherit = inherit
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
@@ -101,9 +100,7 @@ class Channel(Generic[T]):
         """
         with self._changed:
             if not self._items:
-                started = time.monotonic_ns()
                 self._changed.wait_for(lambda: self._items or self._stopped or self._woken, timeout_s)
-                self.wait_get_ns += time.monotonic_ns() - started
             self._raise_if_cancelled()
             if not self._items:
                 if self._woken:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -26,8 +25,6 @@ from streamer.pool import PlanePool
 from streamer.runner import Runner
 from streamer.stabiliser import ADAPTIVE, CUTS, StabiliseStage
 from streamer.tiling import Tile
-
-log = logging.getLogger(__name__)
 
 MAX_STRENGTH = 1.5
 REPLACED_FRAMES = "replaced frames"

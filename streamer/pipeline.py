@@ -59,7 +59,6 @@ class Pipeline:
         stages: Sequence[Stage],
         sinks: Sequence[Sink],
         *,
-        capacity: int = CHANNEL_FRAMES,
         on_frame: Callable[[Frame], None] | None = None,
         fps: Fraction | None = None,
     ) -> None:
@@ -74,7 +73,7 @@ class Pipeline:
         self._fps = fps
         head = Overflow.DROP_OLDEST if source.live else Overflow.BLOCK
         self._channels: list[Channel[Frame]] = [
-            Channel(f"after {name}", capacity, head if name == "capture" else Overflow.BLOCK, _inherit)
+            Channel(f"after {name}", CHANNEL_FRAMES, head if name == "capture" else Overflow.BLOCK, _inherit)
             for name in ["capture", *(stage.name for stage in stages)]
         ]
         self._cause: BaseException | None = None

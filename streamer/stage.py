@@ -86,9 +86,6 @@ class Stage(Protocol):
     def flush(self) -> Iterable[Frame]:
         """Gives what is still held back; called once, at the end."""
 
-    def reset(self) -> None:
-        """Forgets temporal state: the next frame stands alone."""
-
     def close(self) -> None:
         """Releases what `open` acquired."""
 

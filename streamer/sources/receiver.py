@@ -66,7 +66,7 @@ class Arrival:
 class Receiver:
     """Keeps one live input connected from a thread of its own and puts its pictures into `inbox`.
 
-    `format`, `rate` and `sounds` (detached audio streams) are those of the first connection, set before the first
+    `format`, `metadata` and `sounds` (detached audio streams) are those of the first connection, set before the first
     picture is put. When it gives up, or an input that can't be opened again ends, `error` says why (None: it simply
     ended) and the inbox is closed.
     """

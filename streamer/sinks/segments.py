@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from streamer.clock import fraction
+from streamer.clock import time_of
 from streamer.errors import UsageError
 from streamer.frame import Frame, VideoFormat
 from streamer.notes import Notes
@@ -124,8 +124,9 @@ class SegmentedSink:
         """Gives each packet to the segment that its time belongs to; what belongs to the next one waits for it."""
         assert self._current is not None
         for packet in packets:
-            when = packet.pts if packet.pts is not None else packet.dts
-            time_s = self._begin_s if when is None else when * fraction(packet.time_base)
+            time_s = time_of(packet)
+            if time_s is None:
+                time_s = self._begin_s
             if time_s >= self._end_s:
                 self._early.append(packet)
             elif time_s >= self._begin_s or self._number == 1:

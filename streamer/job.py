@@ -34,7 +34,7 @@ from streamer.sinks.target import overwrites
 from streamer.sources import make_source
 from streamer.sources.inputs import is_live
 from streamer.stabiliser import OFF, StabiliseStage
-from streamer.stage import Sink, Source, Stage
+from streamer.stage import RECONNECTS, SKIPPED, STAND_INS, Sink, Source, Stage
 from streamer.switch import ModelSwitch
 
 log = logging.getLogger(__name__)
@@ -476,9 +476,9 @@ class _Run:
             noise=None if levels is None else round(levels.noise, 3),
             levels=dict(stage.ladder.frames) if stage is not None and stage.ladder is not None else {},
             live=live,
-            reconnects=self._source.counts.get("reconnects", 0),
-            stand_ins=self._source.counts.get("stand-in frames", 0),
-            skipped={sink.name: sink.counts["skipped"] for sink in sinks if "skipped" in sink.counts},
+            reconnects=self._source.counts.get(RECONNECTS, 0),
+            stand_ins=self._source.counts.get(STAND_INS, 0),
+            skipped={sink.name: sink.counts[SKIPPED] for sink in sinks if SKIPPED in sink.counts},
             av_offset_ms={name: sync.worst_ms for name, sync in synced.items()},
             av_skew_ms={name: sync.skew_ms for name, sync in synced.items()},
             interrupted=interrupted,

@@ -22,6 +22,7 @@ from streamer.governor import Mean
 from streamer.ladder import LATE_INTERVALS, interval_ns
 from streamer.stage import (
     DROPPED_ON_ARRIVAL,
+    SKIPPED,
     Counting,
     Interruptible,
     Prompt,
@@ -100,8 +101,8 @@ class Pipeline:
         counts = dict(self._source.counts)
         dropped = {"arrival": counts.pop(DROPPED_ON_ARRIVAL, 0), "capture": self.stats.dropped}
         for sink in self._sinks:
-            if "skipped" in sink.counts:
-                dropped[f"sink {sink.name}"] = sink.counts["skipped"]
+            if SKIPPED in sink.counts:
+                dropped[f"sink {sink.name}"] = sink.counts[SKIPPED]
         queues = {channel.name: channel.depth for channel in self._channels}
         if isinstance(self._source, Queueing) and self._source.depth is not None:
             queues = {"received": self._source.depth, **queues}
@@ -348,7 +349,7 @@ class Pipeline:
                 self.stats.count(event, number)
         for sink in self._sinks:
             for event, number in sink.counts.items():
-                if event == "skipped":
+                if event == SKIPPED:
                     self.stats.skipped += number
                 elif number:
                     self.stats.count(event, number)

@@ -16,7 +16,7 @@ from streamer.errors import SinkError
 from streamer.frame import Frame, VideoFormat
 from streamer.notes import Notes
 from streamer.sinks.stream import StreamSink
-from streamer.stage import Media
+from streamer.stage import SKIPPED, Media
 from streamer.stats import AvSync
 from streamer.sync import SyncMeter
 
@@ -92,7 +92,7 @@ class QueuedSink:
 
     @property
     def counts(self) -> dict[str, int]:
-        return {"skipped": self._queue.dropped + self._lost, "sink reconnects": self._again}
+        return {SKIPPED: self.skipped, "sink reconnects": self._again}
 
     @property
     def depth(self) -> int:

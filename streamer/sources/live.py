@@ -17,7 +17,7 @@ from streamer.pool import PlanePool
 from streamer.sources.inputs import input_for
 from streamer.sources.receiver import MAX_SOUNDS, Arrival, Receiver
 from streamer.sources.standin import dimmed, prepare
-from streamer.stage import DROPPED_ON_ARRIVAL, Media
+from streamer.stage import DROPPED_ON_ARRIVAL, RECONNECTS, STAND_INS, Media
 from streamer.stats import AvSync
 from streamer.sync import SyncMeter
 from streamer.timeline import TIME_BASE, LiveTimeline
@@ -106,8 +106,8 @@ class LiveSource:
     @property
     def counts(self) -> dict[str, int]:
         found = {
-            "reconnects": self._receiver.reconnects,
-            "stand-in frames": self._stand_ins,
+            RECONNECTS: self._receiver.reconnects,
+            STAND_INS: self._stand_ins,
             "corrupt packets": self._receiver.corrupt,
             DROPPED_ON_ARRIVAL: self._inbox.dropped,
             "late pictures": self._timeline.late,

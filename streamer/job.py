@@ -19,7 +19,7 @@ from typing import Any, Literal
 import engines
 from onnx_models.cards import ModelCard, imported_folder, list_cards, load_card, model_names
 from streamer.enhancer import EnhanceStage, check_level, check_strength
-from streamer.errors import SourceError, UsageError, public_url, reason_of
+from streamer.errors import SourceError, UsageError, check_known, public_url, reason_of
 from streamer.frame import Frame
 from streamer.metrics import MetricsServer
 from streamer.observer import Observer, OnStats
@@ -260,10 +260,8 @@ def _check_engine(name: str, precision: str, *, is_used: bool) -> None:
 
     Raises UsageError for names that mean nothing, EngineError for an engine that is used and can't be.
     """
-    if name not in engines.engine_names():
-        raise UsageError(f"there is no engine {name!r}: use one of {', '.join(engines.engine_names())}")
-    if precision not in engines.PRECISIONS:
-        raise UsageError(f"there is no precision {precision!r}: use one of {', '.join(engines.PRECISIONS)}")
+    check_known("engine", name, engines.engine_names())
+    check_known("precision", precision, engines.PRECISIONS)
     if is_used:
         for reason in engines.choose_engine(name).reasons:
             log.info("engine %s", reason)

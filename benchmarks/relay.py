@@ -42,8 +42,6 @@ class RtspRelay:
     def __init__(self, password: str = "", rewrite: Callable[[str], str] = str) -> None:
         self.port = 0
         self._password, self._rewrite = password, rewrite
-        self.packets = 0
-        self.connections = 0
         self._descriptions: dict[str, str] = {}
         self._clients: set[Client] = set()
         self._stalled = False
@@ -78,10 +76,6 @@ class RtspRelay:
     def resume(self) -> None:
         self._stalled = False
 
-    def drop_players(self) -> None:
-        """Ends every connection that plays."""
-        self._call(lambda: self._abort(lambda client: client.plays))
-
     def drop_publishers(self) -> None:
         self._call(lambda: self._abort(lambda client: client.publishes))
 
@@ -107,24 +101,14 @@ class RtspRelay:
     # -- what is going on ------------------------------------------------------------------------------------------
 
     def wait_published(self, path: str = "cam") -> None:
-        """Returns when somebody publishes there. Raises, as the others do, TimeoutError after LIMIT_S."""
-        self._wait(
-            f"nobody publishes /{path}", lambda: any(c.publishes and c.path == f"/{path}" for c in self._clients)
-        )
+        """Returns when somebody publishes there. Raises TimeoutError after LIMIT_S."""
 
-    def wait_playing(self, number: int = 1) -> None:
-        """Returns when `number` connections play."""
-        self._wait(f"{number} readers did not come", lambda: sum(client.plays for client in self._clients) >= number)
+        def is_published() -> bool:
+            return any(client.publishes and client.path == f"/{path}" for client in self._clients)
 
-    def wait_packets(self, number: int) -> None:
-        """Returns when that many more packets came from publishers."""
-        goal = self.packets + number
-        self._wait(f"{number} packets did not come", lambda: self.packets >= goal)
-
-    def _wait(self, otherwise: str, condition: Callable[[], bool]) -> None:
         with self._changed:
-            if not self._changed.wait_for(condition, LIMIT_S):
-                raise TimeoutError(f"{otherwise} on the RTSP server at port {self.port} after {LIMIT_S:g} s")
+            if not self._changed.wait_for(is_published, LIMIT_S):
+                raise TimeoutError(f"nobody publishes {self.url(path)} after {LIMIT_S:g} s")
 
     def _tell(self) -> None:
         with self._changed:
@@ -151,7 +135,6 @@ class RtspRelay:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         client = Client(writer)
         self._clients.add(client)
-        self.connections += 1
         try:
             while True:
                 first = await reader.readexactly(1)
@@ -171,11 +154,7 @@ class RtspRelay:
             self._tell()
 
     def _forward(self, client: Client, head: bytes, content: bytes) -> None:
-        if not client.publishes:
-            return
-        self.packets += 1
-        self._tell()
-        if self._stalled:
+        if not client.publishes or self._stalled:
             return
         for player in self._clients:
             channel = player.outward.get(client.inward[head[0]])

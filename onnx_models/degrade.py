@@ -143,10 +143,10 @@ def to_codes(values: NDArray[np.floating[Any]]) -> Plane:
     return codes
 
 
-def reduce_planes(planes: Planes, scale: int, kind: str = "bicubic") -> Planes:
-    """All planes reduced; luma by `kind`, chroma by averaging. Sizes become even."""
+def reduce_planes(planes: Planes, scale: int) -> Planes:
+    """All planes reduced; luma bicubically, chroma by averaging. Sizes become even."""
     height, width = (side // (2 * scale) * 2 for side in planes[0].shape)
-    luma = to_codes(reduce_luma(planes[0][: height * scale, : width * scale], scale, kind))
+    luma = to_codes(reduce_luma(planes[0][: height * scale, : width * scale], scale))
     return luma, *_reduce_chroma(planes, width, height, scale)
 
 

@@ -246,15 +246,16 @@ class Report:
             groups.setdefault((row.set, row.condition), []).append(row.scores)
         return tuple(Row(group, "mean", condition, mean_scores(found)) for (group, condition), found in groups.items())
 
-    def weakest(self, count: int = 3) -> list[Row]:
-        """Where the model helps least: the condition with the smallest gain of so many clips, weakest first."""
+    def weakest(self) -> list[Row]:
+        """Where the model helps least: the condition with the smallest gain of each of up to 3 clips, weakest first."""
         found: dict[str, Row] = {}
         for row in sorted((row for row in self.rows if row.set == CLIPS), key=lambda row: row.gain_db):
             found.setdefault(row.item, row)
-        return list(found.values())[:count]
+        return list(found.values())[:_WEAKEST]
 
 
 CLIPS, PHOTOS = "clips", "photos"
+_WEAKEST = 3
 
 
 def evaluate(
@@ -360,7 +361,7 @@ def table(report: Report) -> str:
     methods = list(report.rows[0].scores)
     lines = [f"{'set':36} {'condition':>17} {' '.join(f'{method:>15}' for method in methods)}  gain"]
     for row in (*report.rows, *report.means):
-        if row.set not in (CLIPS, "mean") and row.item != "mean":
+        if row.set != CLIPS and row.item != "mean":
             continue  # single pictures are many, and in the JSON
         cells = " ".join(f"{s.psnr_db:6.2f} ({s.ssim:.4f})" for s in row.scores.values())
         lines.append(f"{f'{row.set} {row.item}':36} {row.condition:>17} {cells}  {row.gain_db:+.3f}")

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_models.codecs import planes_of
 from onnx_models.errors import TrainingError
 from onnx_models.limits import ANY_SIZE, COUNT, POSITIVE, SHARE, Limits, check
 
@@ -130,12 +131,10 @@ def read_photo(path: Path, smallest_px: int = 4) -> Planes:
 
 def split_planes(frame: av.VideoFrame) -> Planes:
     """A decoded frame with even sides as 8-bit 4:2:0 planes, cropped to a multiple of 4."""
-    stacked = np.asarray(frame.reformat(format="yuv420p").to_ndarray(), np.uint8)
-    height, width = frame.height, frame.width
-    chroma = stacked[height:].reshape(2, height // 2, width // 2)
-    rows, cols = height // 4 * 4, width // 4 * 4
+    luma, u, v = planes_of(frame)
+    rows, cols = frame.height // MULTIPLE_PX * MULTIPLE_PX, frame.width // MULTIPLE_PX * MULTIPLE_PX
     half = (slice(rows // 2), slice(cols // 2))
-    return stacked[:rows, :cols], chroma[0][half], chroma[1][half]
+    return luma[:rows, :cols], u[half], v[half]
 
 
 def read_clip(

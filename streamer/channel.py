@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Generic, TypeVar
 
@@ -35,9 +35,9 @@ class Channel(Generic[T]):
     """A bounded first-in-first-out queue between two threads.
 
     `close()` lets the reader drain what is there and then raises Ended; `cancel()` discards it and wakes everybody
-    with Cancelled. The end is out-of-band: no sentinel ever lies in the queue. `wait_put_ns` and `wait_get_ns` are
-    the nanoseconds that the writer and the reader spent waiting; `high_water` is the largest depth seen. When an item
-    is dropped, `inherit(dropped, following)` gives what takes the place of the item after it.
+    with Cancelled. The end is out-of-band: no sentinel ever lies in the queue. `wait_put_ns` is how
+    long the writer waited in all; `high_water` is the largest depth seen. When an item is dropped,
+    `inherit(dropped, following)` gives what takes the place of the item after it.
     """
 
     def __init__(
@@ -55,7 +55,6 @@ class Channel(Generic[T]):
         self.high_water = 0
         self.dropped = 0
         self.wait_put_ns = 0
-        self.wait_get_ns = 0
         self._inherit = inherit
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
@@ -101,9 +100,7 @@ class Channel(Generic[T]):
         """
         with self._changed:
             if not self._items:
-                started = time.monotonic_ns()
                 self._changed.wait_for(lambda: self._items or self._stopped or self._woken, timeout_s)
-                self.wait_get_ns += time.monotonic_ns() - started
             self._raise_if_cancelled()
             if not self._items:
                 if self._woken:
@@ -115,6 +112,15 @@ class Channel(Generic[T]):
             item = self._items.popleft()
             self._changed.notify_all()
             return item
+
+    def __iter__(self) -> Iterator[T]:
+        """The items as they come, to the end. Raises Cancelled; for a channel that nobody wakes."""
+        while True:
+            try:
+                item = self.get()
+            except Ended:
+                return
+            yield item
 
     def wake(self) -> None:
         """Interrupts the reader's wait, now or next time, without an item. Any thread."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from streamer.frame import DEFAULT_RATE
+
 
 def fraction(rational: Any) -> Fraction:
     """A rational of PyAV's (of whatever class; its version decides) as a Fraction."""
@@ -15,6 +17,12 @@ def fraction(rational: Any) -> Fraction:
 def ticks(seconds: Fraction, time_base: Fraction) -> int:
     """`seconds` in whole units of `time_base`, to the nearest."""
     return round(seconds / time_base)
+
+
+def time_of(packet: Any) -> Fraction | None:
+    """When a PyAV packet is presented, else decoded, in seconds; None if it doesn't say."""
+    when = packet.pts if packet.pts is not None else packet.dts
+    return None if when is None else when * fraction(packet.time_base)
 
 
 class Timeline:
@@ -28,7 +36,7 @@ class Timeline:
 
     def __init__(self, time_base: Fraction, rate: Fraction | None) -> None:
         self.time_base = time_base
-        self.interval = max(1, ticks(1 / (rate or Fraction(25)), time_base))
+        self.interval = max(1, ticks(1 / (rate or DEFAULT_RATE), time_base))
         self.repaired = 0
         self._last: int | None = None
         self._last_pts: int | None = None

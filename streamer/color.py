@@ -136,8 +136,9 @@ def _taps(phase: float) -> tuple[npt.NDArray[np.float32], int]:
     return np.array(weights, np.float32), 1 - base
 
 
-def _cubic(x: float, a: float = -0.5) -> float:
-    x = abs(x)
+def _cubic(x: float) -> float:
+    """Keys' kernel, a = -0.5."""
+    x, a = abs(x), -0.5
     if x <= 1:
         return ((a + 2) * x - (a + 3)) * x * x + 1
     if x < 2:

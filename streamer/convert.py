@@ -17,7 +17,17 @@ import numpy.typing as npt
 
 from streamer import ycbcr
 from streamer.color import BT601, BT709, RGB, matrix_of, range_of
-from streamer.frame import FULL, LIMITED, ColorSpec, Mastering, PixelLayout, Plane, VideoFormat, layout_of
+from streamer.frame import (
+    FULL,
+    LIMITED,
+    ColorSpec,
+    Mastering,
+    PixelLayout,
+    Plane,
+    VideoFormat,
+    layout_of,
+    without_range,
+)
 
 _SWS_BICUBIC, _SWS_FULL_CHROMA, _SWS_ACCURATE = 4, 0x2000 | 0x4000, 0x40000
 EXACT = _SWS_BICUBIC | _SWS_FULL_CHROMA | _SWS_ACCURATE
@@ -40,7 +50,7 @@ def planar_equivalent(pix_fmt: str) -> str:
 
     Semi-planar and packed YUV are rearranged losslessly, RGB becomes 4:4:4, alpha is left behind.
     """
-    name = pix_fmt.replace("yuvj", "yuv")
+    name = without_range(pix_fmt)
     if layout_of(name) is not None:
         return name
     source = av.VideoFormat(pix_fmt, 16, 16)

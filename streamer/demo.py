@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -14,8 +13,6 @@ import numpy.typing as npt
 from streamer.convert import EXACT
 from streamer.errors import SinkError, reason_of
 from streamer.job import Progress, Summary, enhance
-
-log = logging.getLogger(__name__)
 
 _FRAME = 60
 _CROP = (0.34, 0.16, 0.30, 0.52)

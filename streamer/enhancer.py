@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -26,8 +25,6 @@ from streamer.pool import PlanePool
 from streamer.runner import Runner
 from streamer.stabiliser import ADAPTIVE, CUTS, StabiliseStage
 from streamer.tiling import Tile
-
-log = logging.getLogger(__name__)
 
 MAX_STRENGTH = 1.5
 REPLACED_FRAMES = "replaced frames"
@@ -213,9 +210,11 @@ class EnhanceStage:
         planes = self._pool.planes(frame.format.layout, self._output_format.width, self._output_format.height)
         if network is not None:
             yield from self._end_probes(must=True)
-            yield from self._infer(network, frame, planes, self._controls(network, frame) | self._look(network, frame))
+            yield from self._infer(
+                network, frame, planes, self._controls(network, frame) | self._stabiliser_feeds(network, frame)
+            )
         else:
-            self._look(network, frame)
+            self._stabiliser_feeds(network, frame)
             self._resample_chroma(frame, planes)
             self._luma.resample(frame.planes[0], planes[0])
             self._in_flight.append(_Part(frame, planes, {}, None, last=True))
@@ -326,8 +325,8 @@ class EnhanceStage:
             controls |= {"level": np.array([levels.level], np.float32), "noise": np.array([levels.noise], np.float32)}
         return controls
 
-    def _look(self, network: Network | None, frame: Frame) -> dict[str, Any]:
-        """What a network that stabilises is told of the next frame, besides its controls."""
+    def _stabiliser_feeds(self, network: Network | None, frame: Frame) -> dict[str, Any]:
+        """What a network that stabilises is told of a frame besides its controls; any other ends the history."""
         if self._device is not None and network is not None and network.stabilises:
             return self._device.look(frame)
         if self._device is not None:
@@ -365,7 +364,7 @@ class EnhanceStage:
                 return
         if not part.last:
             return
-        damaged = inference is not None and self._look_at(inference.network, frame, planes)
+        damaged = inference is not None and self._inspect(inference.network, frame, planes)
         for plane in planes:
             plane.flags.writeable = False
         if self.ladder is not None:
@@ -374,7 +373,7 @@ class EnhanceStage:
         stabilised = part.stabilised and not damaged
         yield replace(frame, planes=planes, format=self._output_format, source=source, stabilised=stabilised)
 
-    def _look_at(self, network: Network, frame: Frame, planes: tuple[Plane, ...]) -> bool:
+    def _inspect(self, network: Network, frame: Frame, planes: tuple[Plane, ...]) -> bool:
         """A frame came out of a network: how long that took, and whether it had to be replaced."""
         service_ns, self._service_ns = self._service_ns, 0.0
         if self.ladder is not None:

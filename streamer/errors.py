@@ -12,6 +12,7 @@ A message says what was tried, on what, why it failed and what to do about it.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 
 class StreamerError(Exception):
@@ -24,6 +25,12 @@ class UsageError(StreamerError, ValueError):
     """An argument is unknown, contradictory or out of range."""
 
     exit_code = 2
+
+
+def check_known(kind: str, name: str, known: Sequence[str]) -> None:
+    """Raises UsageError if `name` isn't one of `known`; `kind` is what the message calls them."""
+    if name not in known:
+        raise UsageError(f"there is no {kind} {name!r}: use one of {', '.join(known)}")
 
 
 class SourceError(StreamerError):

@@ -28,6 +28,9 @@ LIMITED, FULL = 1, 2
 PQ, HLG = 16, 18
 """`ColorSpec.transfer` code points of the two high-dynamic-range curves (H.273, table 3)."""
 
+DEFAULT_RATE = Fraction(25)
+"""Frames a second of a stream that doesn't tell its rate."""
+
 MAX_PIXELS = 16384 * 16384
 MAX_SIDE_PX = 32768
 """Larger frames are refused, in or out: they are damage far more often than pictures."""
@@ -95,6 +98,11 @@ def layout_of(pix_fmt: str) -> PixelLayout | None:
     if match["sub"] is None:
         return PixelLayout(bits, planes=1)
     return PixelLayout(bits, 3, *_SUBSAMPLING[match["sub"]])
+
+
+def without_range(pix_fmt: str) -> str:
+    """The name of a pixel format without FFmpeg's old mark for full range: yuv420p for yuvj420p."""
+    return pix_fmt.replace("yuvj", "yuv")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import engines
 from onnx_models.cards import ModelCard, imported_folder, list_cards, load_card, model_names
 from streamer.enhancer import EnhanceStage, check_level, check_strength
-from streamer.errors import SourceError, UsageError, public_url, reason_of
+from streamer.errors import SourceError, UsageError, check_known, public_url, reason_of
 from streamer.frame import Frame
 from streamer.metrics import MetricsServer
 from streamer.observer import Observer, OnStats
@@ -35,7 +35,7 @@ from streamer.sinks.target import overwrites
 from streamer.sources import make_source
 from streamer.sources.inputs import is_live
 from streamer.stabiliser import OFF, StabiliseStage
-from streamer.stage import Sink, Source, Stage
+from streamer.stage import RECONNECTS, SKIPPED, STAND_INS, Sink, Source, Stage
 from streamer.switch import ModelSwitch
 
 log = logging.getLogger(__name__)
@@ -261,10 +261,8 @@ def _check_engine(name: str, precision: str, *, is_used: bool) -> None:
 
     Raises UsageError for names that mean nothing, EngineError for an engine that is used and can't be.
     """
-    if name not in engines.engine_names():
-        raise UsageError(f"there is no engine {name!r}: use one of {', '.join(engines.engine_names())}")
-    if precision not in engines.PRECISIONS:
-        raise UsageError(f"there is no precision {precision!r}: use one of {', '.join(engines.PRECISIONS)}")
+    check_known("engine", name, engines.engine_names())
+    check_known("precision", precision, engines.PRECISIONS)
     if is_used:
         for reason in engines.choose_engine(name).reasons:
             log.info("engine %s", reason)
@@ -480,9 +478,9 @@ class _Run:
             noise=None if levels is None else round(levels.noise, 3),
             levels=dict(stage.ladder.frames) if stage is not None and stage.ladder is not None else {},
             live=live,
-            reconnects=self._source.counts.get("reconnects", 0),
-            stand_ins=self._source.counts.get("stand-in frames", 0),
-            skipped={sink.name: sink.counts["skipped"] for sink in sinks if "skipped" in sink.counts},
+            reconnects=self._source.counts.get(RECONNECTS, 0),
+            stand_ins=self._source.counts.get(STAND_INS, 0),
+            skipped={sink.name: sink.counts[SKIPPED] for sink in sinks if SKIPPED in sink.counts},
             av_offset_ms={name: sync.worst_ms for name, sync in synced.items()},
             av_skew_ms={name: sync.skew_ms for name, sync in synced.items()},
             interrupted=interrupted,

@@ -14,7 +14,7 @@ from fractions import Fraction
 import engines
 from onnx_models.cards import CardError, ModelCard, list_cards
 from streamer.channel import Cancelled
-from streamer.frame import Frame, VideoFormat
+from streamer.frame import DEFAULT_RATE, Frame, VideoFormat
 from streamer.governor import Governor, Level, Mean
 from streamer.network import Network
 
@@ -24,7 +24,6 @@ STEPS_DOWN, STEPS_UP = "governor steps down", "governor steps up"
 LATE_INTERVALS = 3
 """A frame that leaves so many frame intervals after its capture, or later, has missed its slot."""
 
-_DEFAULT_RATE = Fraction(25)
 _PROBE_NS = 250_000_000
 _RATE_NS = 2_000_000_000
 """Time constant of the stream's measured frame interval, and of what is behind."""
@@ -34,7 +33,7 @@ _WAITS = 64
 
 def interval_ns(format: VideoFormat, fps: Fraction | None = None) -> int:
     """The time from frame to frame that is promised: of `fps`, else of the stream's nominal rate."""
-    return int(10**9 / (fps or format.rate or _DEFAULT_RATE))
+    return int(10**9 / (fps or format.rate or DEFAULT_RATE))
 
 
 def lighter_cards(card: ModelCard) -> list[ModelCard]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from streamer.errors import UsageError, reason_of
 from streamer.pipeline import Pipeline
+from streamer.stage import RECONNECTS
 from streamer.stats import Distribution
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ class _Collector:
         events = dict(reading.events)
         families["streamer_frames"].add_metric([stream], reading.delivered)
         families["streamer_lagged_frames"].add_metric([stream], reading.lagged)
-        families["streamer_reconnects"].add_metric([stream], events.pop("reconnects", 0))
+        families["streamer_reconnects"].add_metric([stream], events.pop(RECONNECTS, 0))
         families["streamer_governor_level"].add_metric([stream], reading.status.get("level", 0))
         for cause, number in reading.dropped.items():
             families["streamer_dropped_frames"].add_metric([stream, cause], number)

@@ -22,6 +22,7 @@ from streamer.governor import Mean
 from streamer.ladder import LATE_INTERVALS, interval_ns
 from streamer.stage import (
     DROPPED_ON_ARRIVAL,
+    SKIPPED,
     Counting,
     Interruptible,
     Prompt,
@@ -59,7 +60,6 @@ class Pipeline:
         stages: Sequence[Stage],
         sinks: Sequence[Sink],
         *,
-        capacity: int = CHANNEL_FRAMES,
         on_frame: Callable[[Frame], None] | None = None,
         fps: Fraction | None = None,
     ) -> None:
@@ -74,7 +74,7 @@ class Pipeline:
         self._fps = fps
         head = Overflow.DROP_OLDEST if source.live else Overflow.BLOCK
         self._channels: list[Channel[Frame]] = [
-            Channel(f"after {name}", capacity, head if name == "capture" else Overflow.BLOCK, _inherit)
+            Channel(f"after {name}", CHANNEL_FRAMES, head if name == "capture" else Overflow.BLOCK, _inherit)
             for name in ["capture", *(stage.name for stage in stages)]
         ]
         self._cause: BaseException | None = None
@@ -101,8 +101,8 @@ class Pipeline:
         counts = dict(self._source.counts)
         dropped = {"arrival": counts.pop(DROPPED_ON_ARRIVAL, 0), "capture": self.stats.dropped}
         for sink in self._sinks:
-            if "skipped" in sink.counts:
-                dropped[f"sink {sink.name}"] = sink.counts["skipped"]
+            if SKIPPED in sink.counts:
+                dropped[f"sink {sink.name}"] = sink.counts[SKIPPED]
         queues = {channel.name: channel.depth for channel in self._channels}
         if isinstance(self._source, Queueing) and self._source.depth is not None:
             queues = {"received": self._source.depth, **queues}
@@ -311,11 +311,7 @@ class Pipeline:
         pace = _Pace()
         opened = False
         try:
-            while True:
-                try:
-                    frame = into.get()
-                except Ended:
-                    break
+            for frame in into:
                 started = time.monotonic_ns()
                 self.stats.lagged += 0 < late_ns <= started - frame.captured_ns
                 if not opened:
@@ -353,7 +349,7 @@ class Pipeline:
                 self.stats.count(event, number)
         for sink in self._sinks:
             for event, number in sink.counts.items():
-                if event == "skipped":
+                if event == SKIPPED:
                     self.stats.skipped += number
                 elif number:
                     self.stats.count(event, number)

@@ -13,7 +13,7 @@ from dataclasses import replace
 import engines
 from onnx_models.cards import load_card, verify
 from streamer.color import SITINGS
-from streamer.errors import UsageError
+from streamer.errors import UsageError, check_known
 from streamer.fitting import Fitter
 from streamer.frame import ColorSpec, VideoFormat, layout_of
 
@@ -56,8 +56,7 @@ def build(
     """
     if level is not None and level not in _LEVELS:
         raise UsageError(f"there is no optimisation level {level}: use {_LEVELS.start} (builds fast) to {_LEVELS[-1]}")
-    if engine not in engines.engine_names():
-        raise UsageError(f"there is no engine {engine!r}: use one of {', '.join(engines.engine_names())}")
+    check_known("engine", engine, engines.engine_names())
     sizes = [_parsed(given or size) for given in (smallest, size, largest)]
     for axis in (0, 1):
         if not sizes[0][axis] <= sizes[1][axis] <= sizes[2][axis]:

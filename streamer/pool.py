@@ -14,6 +14,7 @@ import numpy.typing as npt
 from streamer.frame import PixelLayout, Plane
 
 _CACHE_LINE = 64
+_MAX_IDLE = 16
 _Part = tuple[int, int, tuple[int, int]]
 """Start and stop in bytes, and (height, width)."""
 
@@ -27,12 +28,11 @@ class PlanePool:
     """Hands out writable planes and takes their memory back when nobody refers to them any more.
 
     In the steady state nothing is allocated: a pipeline holds a bounded number of frames, so the same few blocks go
-    round. At most `keep` idle blocks of one size are kept. Any thread may allocate, and planes may die on any thread.
+    round. A few idle blocks, all of one size, are kept. Any thread may allocate, and planes may die on any thread.
     """
 
-    def __init__(self, keep: int = 16) -> None:
+    def __init__(self) -> None:
         self.allocated = 0
-        self._keep = keep
         self._nbytes = 0
         self._idle: deque[npt.NDArray[np.uint8]] = deque()
         self._lock = threading.Lock()
@@ -61,7 +61,7 @@ class PlanePool:
         return lease
 
     def _give_back(self, block: npt.NDArray[np.uint8]) -> None:
-        if block.nbytes == self._nbytes and len(self._idle) < self._keep:
+        if block.nbytes == self._nbytes and len(self._idle) < _MAX_IDLE:
             self._idle.append(block)
 
 

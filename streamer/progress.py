@@ -1,17 +1,21 @@
-"""How far a job is: a bar on a terminal, a line now and then elsewhere, JSON for programs."""
+"""How far jobs are: a bar on a terminal, a line now and then elsewhere, JSON for programs."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
 from streamer.job import Progress
 from streamer.observer import line_of
+from streamer.stats import Stats
 
 _LINE_EVERY_S = 5.0
+
+ShowProgress = Callable[[str, Progress, Stats], None]
+"""Is called with a stream's name, its progress and its statistics after each of its frames, on any thread."""
 
 
 class Display(Protocol):
@@ -81,22 +85,56 @@ def _bar() -> Iterator[Display]:
 
 
 class _Lines:
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
         self._next_s = _LINE_EVERY_S
         self._live = False
 
-    def __call__(self, progress: Progress) -> None:
-        if self._live or progress.elapsed_s < self._next_s:
-            return
-        self._next_s = progress.elapsed_s + _LINE_EVERY_S
-        total = f" of {progress.total}" if progress.total else ""
-        self._print(f"frame {progress.frames}{total}, {progress.fps:.1f} frames/s, {progress.speed:.2f}x real time")
+    def __call__(self, progress: Progress, stats: Stats | None = None) -> None:
+        if not self._live and self._is_due(progress.elapsed_s):
+            self._print(progress_line(progress, stats))
 
     def stats(self, event: dict[str, Any]) -> None:
         self._live = True
-        if event["time_s"] >= self._next_s:
-            self._next_s = event["time_s"] + _LINE_EVERY_S
+        if self._is_due(event["time_s"]):
             self._print(f"frame {event['frames']}, {line_of(event)}")
 
+    def _is_due(self, time_s: float) -> bool:
+        if time_s < self._next_s:
+            return False
+        self._next_s = time_s + _LINE_EVERY_S
+        return True
+
     def _print(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(f"{self._prefix}{text}", file=sys.stderr, flush=True)
+
+
+def progress_line(progress: Progress, stats: Stats | None = None) -> str:
+    """One job's figures on one line, with those of a stream's `stats` where they are given."""
+    total = f" of {progress.total}" if progress.total else ""
+    line = f"frame {progress.frames}{total}, {progress.fps:.1f} frames/s, {progress.speed:.2f}x real time"
+    if stats is None:
+        return line
+    return f"{line}, {stats.lost} dropped, latency {stats.latency.percentile_ms(95):.0f} ms (p95)"
+
+
+@contextmanager
+def shown_streams(names: Sequence[str], *, quiet: bool, terminal: bool) -> Iterator[ShowProgress]:
+    """Gives a function for StreamRunner's `on_progress`: a line for each stream, on standard error.
+
+    On a `terminal` the lines are renewed in place, elsewhere each is printed now and then.
+    """
+    if quiet:
+        yield lambda name, progress, stats: None
+    elif not terminal:
+        lines = {name: _Lines(f"{name}: ") for name in names}
+        yield lambda name, progress, stats: lines[name](progress, stats)
+    else:
+        from rich.console import Console
+        from rich.progress import Progress as Bars
+        from rich.progress import TextColumn
+
+        text = TextColumn("{task.description}: {task.fields[line]}", markup=False)
+        with Bars(text, console=Console(stderr=True)) as bars:
+            tasks = {name: bars.add_task(name, total=None, line="starting") for name in names}
+            yield lambda name, progress, stats: bars.update(tasks[name], line=progress_line(progress, stats))

@@ -16,6 +16,10 @@ from streamer.stats import AvSync
 
 DROPPED_ON_ARRIVAL = "pictures dropped on arrival"
 """What a live source counts that had no room for them."""
+RECONNECTS, STAND_INS = "reconnects", "stand-in frames"
+"""What else it counts: connections after the first, and repeated pictures in place of those that didn't come."""
+SKIPPED = "skipped"
+"""What a live sink counts: frames that it didn't take in time."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,6 @@ class Stage(Protocol):
 
     def flush(self) -> Iterable[Frame]:
         """Gives what is still held back; called once, at the end."""
-
-    def reset(self) -> None:
-        """Forgets temporal state: the next frame stands alone."""
 
     def close(self) -> None:
         """Releases what `open` acquired."""
@@ -169,7 +170,7 @@ class Sink(Protocol):
     After the last frame exactly one of `close` (finish: flush, complete, publish) or `abort` (discard, leave nothing
     behind) is called; either is harmless when repeated or called without `open`. Several sinks of one pipeline are
     finished one after the other: if a later one fails, what an earlier one has published stays. `notes` and `counts` as
-    for sources; "skipped" counts the frames that a live sink didn't take in time.
+    for sources.
     """
 
     name: str

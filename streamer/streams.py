@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,12 +14,11 @@ from streamer.config import Stream
 from streamer.job import Progress, Summary, enhance
 from streamer.metrics import MetricsServer
 from streamer.pipeline import Pipeline
-from streamer.stats import Stats
+from streamer.progress import ShowProgress
 
 log = logging.getLogger(__name__)
 
 _CANCEL_S = 10.0
-_LINE_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +33,6 @@ class Outcome:
         if self.error is not None:
             return {"error": str(self.error)}
         return {} if self.summary is None else self.summary.as_dict()
-
-
-ShowProgress = Callable[[str, Progress, Stats], None]
 
 
 class StreamRunner:
@@ -189,49 +183,3 @@ class _Run:
         self._frames = progress.frames
         if self._on_progress is not None and self._pipeline is not None:
             self._on_progress(self.stream.name, progress, self._pipeline.stats)
-
-
-def progress_line(progress: Progress, stats: Stats) -> str:
-    """One stream's figures on one line."""
-    total = f" of {progress.total}" if progress.total else ""
-    return (
-        f"frame {progress.frames}{total}, {progress.fps:.1f} frames/s, {progress.speed:.2f}x real time, "
-        f"{stats.lost} dropped, latency {stats.latency.percentile_ms(95):.0f} ms (p95)"
-    )
-
-
-@contextmanager
-def shown_streams(names: Sequence[str], *, quiet: bool, terminal: bool) -> Iterator[ShowProgress]:
-    """Gives a function for StreamRunner's `on_progress`: a line for each stream, on standard error.
-
-    On a `terminal` the lines are renewed in place, elsewhere each is printed now and then.
-    """
-    if quiet:
-        yield lambda name, progress, stats: None
-    elif not terminal:
-        yield _Lines().update
-    else:
-        from rich.console import Console
-        from rich.progress import Progress as Bars
-        from rich.progress import TextColumn
-
-        text = TextColumn("{task.description}: {task.fields[line]}", markup=False)
-        with Bars(text, console=Console(stderr=True)) as bars:
-            tasks = {name: bars.add_task(name, total=None, line="starting") for name in names}
-
-            def update(name: str, progress: Progress, stats: Stats) -> None:
-                bars.update(tasks[name], line=progress_line(progress, stats))
-
-            yield update
-
-
-class _Lines:
-    def __init__(self) -> None:
-        self._next_s: dict[str, float] = {}
-
-    def update(self, name: str, progress: Progress, stats: Stats) -> None:
-        now_s = time.monotonic()
-        if now_s < self._next_s.setdefault(name, now_s + _LINE_EVERY_S):
-            return
-        self._next_s[name] = now_s + _LINE_EVERY_S
-        print(f"{name}: {progress_line(progress, stats)}", file=sys.stderr, flush=True)

@@ -144,9 +144,6 @@ class ModelSwitch:
     def flush(self) -> Iterator[Frame]:
         return self._stage.flush()
 
-    def reset(self) -> None:
-        self._stage.reset()
-
     def interrupt(self) -> None:
         """Lets an opening that would wait for a plan raise Cancelled, that of the next model, too. Any thread."""
         self._is_interrupted = True

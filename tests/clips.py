@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from streamer.clock import fraction
 from streamer.convert import fill_picture, planes_of
-from streamer.frame import LIMITED, ColorSpec, Frame, Plane, VideoFormat, layout_of
+from streamer.frame import LIMITED, ColorSpec, Frame, Plane, VideoFormat, layout_of, without_range
 
 HD = ColorSpec(1, 1, 1, LIMITED, "left")
 SUBTITLES = "1\n00:00:00,100 --> 00:00:00,300\nhello\n\n2\n00:00:00,400 --> 00:00:00,700\nworld\n"
@@ -97,7 +97,7 @@ class Clip:
 
     def _picture(self, number: int, pts: int) -> av.VideoFrame:
         picture = av.VideoFrame(self.width, self.height, self.pix_fmt)
-        if layout_of(self.pix_fmt.replace("yuvj", "yuv")) is None:
+        if layout_of(without_range(self.pix_fmt)) is None:
             rgb = np.stack(pattern(self.width, self.height, number, 8, 3), axis=-1)
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24").reformat(format=self.pix_fmt)
         else:
@@ -109,7 +109,7 @@ class Clip:
 
 def picture_planes(pix_fmt: str, width: int, height: int, number: int) -> tuple[Plane, ...]:
     """Smooth, moving planes with codes of the limited range."""
-    layout = layout_of(pix_fmt.replace("yuvj", "yuv"))
+    layout = layout_of(without_range(pix_fmt))
     assert layout is not None
     made = []
     for index, (h, w) in enumerate(layout.shapes(width, height)):
@@ -149,7 +149,7 @@ def times(path: Path) -> list[Fraction]:
 
 def planes(picture: av.VideoFrame) -> tuple[npt.NDArray[Any], ...]:
     """Copies of the planes of a decoded planar picture."""
-    layout = layout_of(picture.format.name.replace("yuvj", "yuv"))
+    layout = layout_of(without_range(picture.format.name))
     assert layout is not None
     return tuple(plane.copy() for plane in planes_of(picture, layout))
 

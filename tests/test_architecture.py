@@ -15,7 +15,7 @@ MAX_LINES = 600
 MAX_FUNCTION_LINES = 60
 
 LEVELS = (
-    {"errors", "notes", "backoff", "child", "demux", "forward", "query"},
+    {"errors", "notes", "backoff", "child", "demux", "forward", "numbered", "query"},
     {"frame", "clock", "channel", "stats", "sync", "governor"},
     {"pool", "color", "stage", "tiling", "level", "level_weights", "timeline", "detached", "cuts", "motion", "ycbcr"},
     {"blend", "convert", "fitting", "gate", "guard", "runner", "network", "ladder"},

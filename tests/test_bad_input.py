@@ -66,6 +66,10 @@ class TestInputs:
     def test_a_sequence_that_matches_nothing(self, tmp_path: Path, target: Path) -> None:
         refuse(SourceError, "no picture matches it", tmp_path / "frame-%04d.png", target)
 
+    def test_a_sequence_with_two_numbers(self, tmp_path: Path, target: Path) -> None:
+        (tmp_path / "f1-1.png").touch()
+        refuse(SourceError, "pictures have one number", tmp_path / "f%d-%d.png", target)
+
     def test_truncated_without_its_index(self, clip: Path, tmp_path: Path, target: Path) -> None:
         (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:3000])
         refuse(SourceError, "index is missing because the recording was cut off", tmp_path / "cut.mp4", target)

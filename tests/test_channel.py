@@ -24,6 +24,24 @@ def test_items_come_out_in_order_and_the_end_after_them() -> None:
         channel.put(3)
 
 
+def test_iterating_gives_what_is_left_and_ends_there() -> None:
+    channel: Channel[int] = Channel("test", 3)
+    for item in range(3):
+        channel.put(item)
+    channel.close()
+    assert list(channel) == [0, 1, 2]
+
+
+def test_cancelling_is_not_the_end_for_who_iterates() -> None:
+    channel: Channel[int] = Channel("test", 3)
+    channel.put(0)
+    items = iter(channel)
+    assert next(items) == 0
+    channel.cancel()
+    with pytest.raises(Cancelled):
+        next(items)
+
+
 def test_a_full_channel_holds_its_writer_until_there_is_room() -> None:
     channel: Channel[int] = Channel("test", 2)
     with ThreadPoolExecutor(1) as pool:

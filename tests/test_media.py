@@ -173,6 +173,14 @@ class TestTime:
         again = transcode(tmp_path / "picture-%03d.png", tmp_path / "out.mkv")
         assert (summary.frames, again.frames) == (7, 4)
 
+    def test_a_percent_sign_beside_the_number_of_a_sequence_means_itself(self, tmp_path: Path) -> None:
+        folder = tmp_path / "50%"
+        folder.mkdir()
+        source = Clip(frames=3).write(tmp_path / "in.mp4")
+        transcode(source, folder / "100%_%03d.png", codec=None)
+        assert sorted(path.name for path in folder.iterdir()) == [f"100%_00{k}.png" for k in (1, 2, 3)]
+        assert transcode(folder / "100%_%03d.png", tmp_path / "out.mkv").frames == 3
+
 
 class TestPixels:
     """Without a stage the decoder's planes arrive bit for bit; with one, format and colour stay."""

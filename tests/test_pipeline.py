@@ -92,8 +92,6 @@ class Delay:
         self._fail("flush")
         return self.held
 
-    def reset(self) -> None: ...
-
     def close(self) -> None:
         self.closed += 1
         self._fail("close")

@@ -7,9 +7,8 @@ import sys
 import pytest
 
 from streamer.job import Progress
-from streamer.progress import shown_progress
+from streamer.progress import shown_progress, shown_streams
 from streamer.stats import Stats
-from streamer.streams import shown_streams
 
 NAMES = ("rec[/b].mkv", "rtsp://[fe80::1]/x", "we[ir]d [/x]")
 
@@ -32,3 +31,12 @@ def test_names_are_no_markup(name: str, monkeypatch: pytest.MonkeyPatch, capsys:
     with shown_streams([name], quiet=False, terminal=True) as update:
         update(name, Progress(5, 10, 1.0, 2.0, 1.0), Stats(["deliver"]))
     assert f"{name}: frame 5 of 10" in capsys.readouterr().err
+
+
+def test_each_stream_has_a_line_of_its_own_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    stats = Stats(["deliver"])
+    with shown_streams(["door", "desk"], quiet=False, terminal=False) as update:
+        for name, elapsed_s in (("door", 4.9), ("door", 5.0), ("desk", 5.1), ("door", 9.9), ("door", 10.0)):
+            update(name, Progress(10, None, 2.0, elapsed_s, 0.0), stats)
+    names = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()]
+    assert names == ["door", "desk", "door"]

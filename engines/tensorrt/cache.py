@@ -35,15 +35,6 @@ _OTHERS_MAY_ENTER = stat.S_IXGRP | stat.S_IXOTH
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A plan, and where it came from."""
-
-    content: bytes
-    cached: bool
-    """Not just built."""
-
-
-@dataclass(frozen=True, slots=True)
 class PlanEntry:
     """One cached plan."""
 
@@ -73,7 +64,7 @@ class PlanCache:
         self.folder = folder or _default_folder()
         self._limit_bytes = limit_bytes
 
-    def fetch(self, key: PlanKey, title: str, build: Callable[[], bytes]) -> Plan:
+    def fetch(self, key: PlanKey, title: str, build: Callable[[], bytes]) -> bytes:
         """The plan with this key; if there is none, or a damaged or foreign one, what `build` makes.
 
         A second process that asks for the same plan meanwhile waits, and gets it from here. If the plan can't be kept,
@@ -87,20 +78,36 @@ class PlanCache:
                 held.enter_context(process_lock(self.folder / f"{key.digest}.lock", title))
             except (OSError, _UnusableError) as error:
                 log.warning("plans are not kept in %s: %s", self.folder, error)
-                return Plan(build(), cached=False)
-            content = self._load(key, title)
+                return build()
+            content = self.peek(key, title)
             if content is not None:
-                return Plan(content, cached=True)
+                return content
             content = build()
             self._store(key, title, content)
-            return Plan(content, cached=False)
+            return content
 
     def peek(self, key: PlanKey, title: str) -> bytes | None:
         """The plan that `fetch` would find, whole and the user's own; None also if the folder can't be read.
 
         Waits for nobody who builds it.
         """
-        return self._load(key, title)
+        path = self._path(key)
+        try:
+            _check_file(path)
+            with path.open("rb") as file:
+                head, content = _read_head(file), file.read()
+            if head["key"] != key.parts:
+                raise _UnusableError("it was made for something else")
+            if hashlib.sha256(content).hexdigest() != head["sha256"]:
+                raise _UnusableError("it is damaged")
+        except OSError:  # nothing is wrong with the plan, if there is one
+            return None
+        except _UnusableError as error:
+            self.discard(key, title, str(error))
+            return None
+        with contextlib.suppress(OSError):  # on a read-only volume nothing makes room either
+            os.utime(path)
+        return content
 
     def keys(self) -> list[PlanKey]:
         """Of all readable plans."""
@@ -167,25 +174,6 @@ class PlanCache:
                 path.unlink()
                 freed += size
         return freed
-
-    def _load(self, key: PlanKey, title: str) -> bytes | None:
-        path = self._path(key)
-        try:
-            _check_file(path)
-            with path.open("rb") as file:
-                head, content = _read_head(file), file.read()
-            if head["key"] != key.parts:
-                raise _UnusableError("it was made for something else")
-            if hashlib.sha256(content).hexdigest() != head["sha256"]:
-                raise _UnusableError("it is damaged")
-        except OSError:  # nothing is wrong with the plan, if there is one
-            return None
-        except _UnusableError as error:
-            self.discard(key, title, str(error))
-            return None
-        with contextlib.suppress(OSError):  # on a read-only volume nothing makes room either
-            os.utime(path)
-        return content
 
     def _store(self, key: PlanKey, title: str, content: bytes) -> None:
         head = {"title": title, "sha256": hashlib.sha256(content).hexdigest(), "key": key.parts}

@@ -113,8 +113,8 @@ class LoadedPlan:
                 log.info("%s runs on the plan for %s", self._title, Profile.parse(key.parts["profile"]))
             self._key = key
             return found
-        plan = cache.fetch(keys[0], self._title, lambda: self._build_with_timing(cache, model))
-        return self._deserialise(plan.content)
+        content = cache.fetch(keys[0], self._title, lambda: self._build_with_timing(cache, model))
+        return self._deserialise(content)
 
     def _build(self, model: bytes, timing: bytes) -> tuple[bytes, bytes]:
         log.warning("building a plan of %s: this takes a while, once", self._title)

@@ -15,7 +15,7 @@ import numpy as np
 from ..base import Array, EngineError
 from ..model import load_model, onnx_library
 from ..openvino import OpenVINOEngine
-from ..pixels import CONDITIONS, LUMA, PEAK, STRENGTH
+from ..pixels import CONDITIONS, LUMA, STRENGTH, peak_of
 from ..request import CALIBRATED, CAREFUL
 from .fp16 import SAFE, VERSION, end_layers, to_fp16
 
@@ -135,11 +135,9 @@ def _expose(proto: ModelProto) -> list[str]:
 
 
 def _patterns(proto: ModelProto) -> Iterator[Array]:
-    onnx = onnx_library()
     luma = next(value for value in proto.graph.input if value.name == LUMA)
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(luma.type.tensor_type.elem_type)
-    peaks = [tensor for tensor in proto.graph.initializer if tensor.name == PEAK]
-    peak = int(onnx.numpy_helper.to_array(peaks[0]).item()) if peaks else np.iinfo(np.uint8).max
+    dtype = onnx_library().helper.tensor_dtype_to_np_dtype(luma.type.tensor_type.elem_type)
+    peak = int(peak_of(proto))
     shape = (1, 1, _SIDE_PX, _SIDE_PX)
     yield np.random.default_rng(_SEED).integers(0, peak, shape, endpoint=True).astype(dtype)
     rows, columns = np.indices(shape[2:]) // _BLOCK_PX

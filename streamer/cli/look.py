@@ -98,9 +98,11 @@ def models_show(name: Annotated[str, typer.Argument(help="The model's name.")]) 
             "halo_px",
             "multiple_of",
             "sha256",
+            "licence",
+            "origin",
+            "train_data",
+            "limits",
         ):
-            typer.echo(f"{key:12} {getattr(card, key)}")
-        for key in ("licence", "origin", "train_data", "limits"):
             typer.echo(f"{key:12} {getattr(card, key)}")
         learnt = ", ".join(f"{gain:+.3f} dB after {steps}" for steps, gain in card.curve)
         typer.echo(f"{'curve':12} {learnt or 'not recorded'}")

@@ -27,7 +27,8 @@ def run_streams(
 
     def run() -> None:
         from streamer.config import load_streams
-        from streamer.streams import StreamRunner, shown_streams
+        from streamer.progress import shown_streams
+        from streamer.streams import StreamRunner
 
         streams = load_streams(file)
         names = [stream.name for stream in streams]

@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from streamer.errors import UsageError, public_url
 from streamer.notes import Notes
+from streamer.numbered import is_pattern
 from streamer.sinks.codecs import STILL_SUFFIXES, EncoderSettings
 from streamer.sinks.outputs import is_live_output, output_for
 from streamer.stage import Sink
@@ -50,9 +51,9 @@ def make_sink(
 
         return PictureSink(url, settings, force=force)
     from streamer.sinks.media import MediaSink
-    from streamer.sinks.segments import SegmentedSink, is_segmented
+    from streamer.sinks.segments import SegmentedSink
 
-    if is_segmented(url):
+    if is_pattern(url):
         if segment_s is None:
             raise UsageError(f"{url} is a recording in numbered segments: say with --segment how many seconds each has")
         return SegmentedSink(url, settings, segment_s, force=force)

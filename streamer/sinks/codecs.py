@@ -13,10 +13,10 @@ import av
 from streamer.color import BT601
 from streamer.convert import has_alpha
 from streamer.errors import SinkError, UsageError
-from streamer.frame import FULL, HLG, LIMITED, PQ, Mastering, VideoFormat, layout_of
+from streamer.frame import FULL, HLG, LIMITED, PQ, Mastering, VideoFormat, layout_of, without_range
 
-_Y4M = "y4m"
-"""What raw video is called, too, where it goes to standard output."""
+RAW = ("rawvideo", "y4m")
+"""Raw video, and what it is called, too, where it goes to standard output."""
 _QSCALE_FLAG, _FF_LAMBDA = 2, 118
 """FFmpeg's AV_CODEC_FLAG_QSCALE and the factor from a quantiser to its lambda."""
 
@@ -36,7 +36,7 @@ class EncoderSettings:
     pix_fmt: str | None = None
 
     def __post_init__(self) -> None:
-        if self.codec not in (None, _Y4M, *CODECS) and not _is_video_encoder(str(self.codec)):
+        if self.codec not in (None, *RAW, *CODECS) and not _is_video_encoder(str(self.codec)):
             raise _unknown_codec(str(self.codec))
         if self.crf is not None and not 0 <= self.crf < math.inf:
             raise UsageError(f"--crf {self.crf:g} is out of range: it is 0 or more")
@@ -280,7 +280,7 @@ def _loss(candidate: str, format: VideoFormat) -> tuple[int, ...]:
         max(0, wanted.bits - depth),
         have.chroma_width(16) < 16 >> wanted.log2_chroma_w if wanted.planes == 3 else 0,
         have.chroma_height(16) < 16 >> wanted.log2_chroma_h if wanted.planes == 3 else 0,
-        int(layout_of(candidate.replace("yuvj", "yuv")) is None),
+        int(layout_of(without_range(candidate)) is None),
         len(have.components),
         depth,
         have.chroma_width(16) + have.chroma_height(16),

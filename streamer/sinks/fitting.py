@@ -13,7 +13,7 @@ from streamer import ycbcr
 from streamer.color import RGB, range_of
 from streamer.convert import fill_picture, reformatted, set_color
 from streamer.errors import SinkError
-from streamer.frame import FULL, MAX_SIDE_PX, ColorSpec, Frame, Plane, VideoFormat, layout_of
+from streamer.frame import FULL, MAX_SIDE_PX, ColorSpec, Frame, Plane, VideoFormat, layout_of, without_range
 from streamer.notes import Notes
 from streamer.sinks.codecs import Encoder, EncoderSettings, stored_pix_fmt
 
@@ -41,7 +41,7 @@ class Fitter:
     @property
     def is_lossy(self) -> bool:
         """Whether the pixel format had to change."""
-        return self.stored.pix_fmt.replace("yuvj", "yuv") != self._format.pix_fmt
+        return without_range(self.stored.pix_fmt) != self._format.pix_fmt
 
     def picture(self, frame: Frame) -> av.VideoFrame:
         """The frame as the encoder takes it, tagged with its colour; without a time. Valid until the next call."""
@@ -60,7 +60,7 @@ class Fitter:
 
 def _stored_format(encoder: Encoder, settings: EncoderSettings, format: VideoFormat) -> VideoFormat:
     pix_fmt = stored_pix_fmt(encoder, settings, format)
-    layout = layout_of(pix_fmt.replace("yuvj", "yuv"))
+    layout = layout_of(without_range(pix_fmt))
     width, height = format.width, format.height
     if encoder.even and (layout is None or layout.planes == 3):
         width += width & (1 if layout is None else layout.log2_chroma_w)
@@ -83,7 +83,7 @@ def _stored_color(encoder: Encoder, pix_fmt: str, color: ColorSpec) -> ColorSpec
 def _same_planes(format: VideoFormat, stored: VideoFormat) -> bool:
     same_matrix = format.color.matrix == stored.color.matrix or ycbcr.same_matrix(format, stored)
     same_color = same_matrix and range_of(format.color) == range_of(stored.color)
-    return stored.pix_fmt.replace("yuvj", "yuv") == format.pix_fmt and same_color
+    return without_range(stored.pix_fmt) == format.pix_fmt and same_color
 
 
 def _is_exact(format: VideoFormat, stored: VideoFormat) -> bool:
@@ -99,7 +99,7 @@ def _is_exact(format: VideoFormat, stored: VideoFormat) -> bool:
 
 def _computed(pix_fmt: str) -> str:
     """The format to compute, of which `pix_fmt` is another name or another order of bytes."""
-    return pix_fmt.replace("yuvj", "yuv").removesuffix("be") + ("le" if pix_fmt.endswith("be") else "")
+    return without_range(pix_fmt).removesuffix("be") + ("le" if pix_fmt.endswith("be") else "")
 
 
 def _exact(frame: Frame, stored: VideoFormat) -> av.VideoFrame:
@@ -112,7 +112,7 @@ def _exact(frame: Frame, stored: VideoFormat) -> av.VideoFrame:
         picture = av.VideoFrame(stored.width, stored.height, pix_fmt)
         inner = replace(stored, width=frame.format.width, height=frame.format.height, pix_fmt=pix_fmt)
         fill_picture(picture, _planes(frame, inner))
-    return picture if stored.pix_fmt.replace("yuvj", "yuv") == pix_fmt else picture.reformat(format=stored.pix_fmt)
+    return picture if without_range(stored.pix_fmt) == pix_fmt else picture.reformat(format=stored.pix_fmt)
 
 
 def _planes(frame: Frame, target: VideoFormat) -> tuple[Plane, ...]:

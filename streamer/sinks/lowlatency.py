@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
 
 from streamer.color import matrix_of
-from streamer.frame import LIMITED, VideoFormat
-from streamer.sinks.codecs import Encoder, EncoderSettings, choose_encoder, encoder_options
+from streamer.frame import DEFAULT_RATE, LIMITED, VideoFormat
+from streamer.sinks.codecs import RAW, Encoder, EncoderSettings, choose_encoder, encoder_options
 
 _KEYFRAME_S = 2
 _CRF = 23.0
@@ -28,7 +27,7 @@ def live_encoder(settings: EncoderSettings, format: VideoFormat) -> tuple[Encode
 
     Where the user asks for nothing: H.264, 8-bit 4:2:0, limited range, keyframes every two seconds.
     """
-    if settings.codec in ("rawvideo", "y4m"):
+    if settings.codec in RAW:
         return Encoder("rawvideo", crf_option=None, preset_option=None), replace(settings, codec="rawvideo"), {}
     encoder = choose_encoder(".ts", "h264", replace(settings, codec=settings.codec or "h264"), format)
     preset, options = _FAST.get(encoder.name, (encoder.preset, encoder.options))
@@ -37,5 +36,5 @@ def live_encoder(settings: EncoderSettings, format: VideoFormat) -> tuple[Encode
     if encoder.crf_option == "crf":
         encoder = replace(encoder, crf=max(_CRF, encoder.crf or 0))
     settings = replace(settings, pix_fmt=settings.pix_fmt or "yuv420p")
-    keyframes = {"g": str(round(_KEYFRAME_S * (format.rate or Fraction(25))))}
+    keyframes = {"g": str(round(_KEYFRAME_S * (format.rate or DEFAULT_RATE)))}
     return encoder, settings, encoder_options(encoder, settings, format) | keyframes

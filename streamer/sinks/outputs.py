@@ -9,6 +9,7 @@ from pathlib import Path
 
 from streamer.errors import SinkError, UsageError, public_url
 from streamer.query import parameters, with_defaults
+from streamer.sinks.codecs import RAW
 
 _TS_SOUNDS = frozenset({"aac", "mp3", "mp2", "ac3", "eac3"})
 _SEGMENT_S = 2
@@ -82,7 +83,7 @@ def output_for(url: str, codec: str | None = None, *, force: bool = False) -> Ou
     if scheme == "hls":
         return _hls(url.partition(":")[2], force)
     if url == "-":
-        if codec in ("rawvideo", "y4m"):
+        if codec in RAW:
             return Output(url, "yuv4mpegpipe", Carrier.STDOUT, sounds=frozenset(), sound=None, reconnects=False)
         return Output(url, "matroska", Carrier.STDOUT, {"live": "1"}, None, reconnects=False)
     raise UsageError(

@@ -15,6 +15,7 @@ from streamer.convert import set_color
 from streamer.errors import SinkError, UsageError, reason_of
 from streamer.frame import Frame, VideoFormat
 from streamer.notes import Notes
+from streamer.numbered import is_pattern, numbered
 from streamer.sinks.codecs import (
     EncoderSettings,
     choose_encoder,
@@ -24,7 +25,7 @@ from streamer.sinks.codecs import (
     set_quantiser,
 )
 from streamer.sinks.fitting import Fitter
-from streamer.sinks.target import NUMBER, Target, numbered
+from streamer.sinks.target import Target
 from streamer.stage import Media
 
 
@@ -40,7 +41,7 @@ class PictureSink:
         self.notes = Notes(path)
         self.counts: dict[str, int] = {}
         self._pattern = Path(os.path.abspath(path))
-        self._is_sequence = NUMBER.search(self._pattern.name) is not None
+        self._is_sequence = is_pattern(self._pattern)
         self._settings = self._own(settings)
         self._force = force
         self._written = 0

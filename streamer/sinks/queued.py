@@ -16,7 +16,7 @@ from streamer.errors import SinkError
 from streamer.frame import Frame, VideoFormat
 from streamer.notes import Notes
 from streamer.sinks.stream import StreamSink
-from streamer.stage import Media
+from streamer.stage import SKIPPED, Media
 from streamer.stats import AvSync
 from streamer.sync import SyncMeter
 
@@ -92,7 +92,7 @@ class QueuedSink:
 
     @property
     def counts(self) -> dict[str, int]:
-        return {"skipped": self._queue.dropped + self._lost, "sink reconnects": self._again}
+        return {SKIPPED: self.skipped, "sink reconnects": self._again}
 
     @property
     def depth(self) -> int:
@@ -243,23 +243,20 @@ class QueuedSink:
     def _send(self, backoff: Backoff) -> None:
         """One connection from beginning to end. Raises SinkError if it fails, Cancelled."""
         sink = self._make()
-        try:
-            frame = self._queue.get()
-        except Ended:
+        frames = iter(self._queue)
+        frame = next(frames, None)
+        if frame is None:
             return
         self._sink, self._begun_ns = sink, time.monotonic_ns()
         try:
             sink.open(self._format, self._media)
-            while True:
+            while frame is not None:
                 sink.write(frame)
                 self._sent_ns = time.monotonic_ns()
                 self._end_beginning()
                 if sink.is_connected and (not self.has_connected or backoff.tries):
                     self._welcome(backoff)
-                try:
-                    frame = self._queue.get()
-                except Ended:
-                    break
+                frame = next(frames, None)
             sink.close()
             self.has_connected = True
         except BaseException as error:

@@ -9,13 +9,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from streamer.clock import fraction
+from streamer.clock import time_of
 from streamer.errors import UsageError
 from streamer.frame import Frame, VideoFormat
 from streamer.notes import Notes
+from streamer.numbered import numbered, numbers_present
 from streamer.sinks.codecs import EncoderSettings
 from streamer.sinks.media import MediaSink
-from streamer.sinks.target import NUMBER, numbered, numbered_files
 from streamer.stage import Media
 from streamer.stats import AvSync
 
@@ -42,9 +42,11 @@ class SegmentedSink:
         if not MIN_S <= seconds <= MAX_S:
             raise UsageError(f"--segment {float(seconds):g} is out of range: {MIN_S} to {MAX_S} seconds")
         self._number = 0
-        taken = [] if force else numbered_files(Path(path))
+        taken = [] if force else numbers_present(Path(path))
         if taken:
-            raise UsageError(f"{taken[0]} exists already: give another name, or --force to replace it")
+            raise UsageError(
+                f"{numbered(Path(path), taken[0])} exists already: give another name, or --force to replace it"
+            )
         self._make(Fraction(0))  # says at once what can't work
         self._current: MediaSink | None = None
         self._last: MediaSink | None = None
@@ -122,8 +124,9 @@ class SegmentedSink:
         """Gives each packet to the segment that its time belongs to; what belongs to the next one waits for it."""
         assert self._current is not None
         for packet in packets:
-            when = packet.pts if packet.pts is not None else packet.dts
-            time_s = self._begin_s if when is None else when * fraction(packet.time_base)
+            time_s = time_of(packet)
+            if time_s is None:
+                time_s = self._begin_s
             if time_s >= self._end_s:
                 self._early.append(packet)
             elif time_s >= self._begin_s or self._number == 1:
@@ -153,8 +156,3 @@ class SegmentedSink:
             self._finishing.join()
         if self._failure is not None:
             raise self._failure
-
-
-def is_segmented(url: str) -> bool:
-    """Whether `url` names numbered files; whether they are pictures or segments of a recording, its ending says."""
-    return NUMBER.search(Path(url).name) is not None

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 from pathlib import Path
 
 from streamer.errors import SinkError, UsageError
-
-NUMBER = re.compile(r"%0?\d*d")
-"""The field of a numbered sequence, as in frames/%05d.png."""
+from streamer.numbered import numbered, numbers_present
 
 
 class Target:
@@ -51,22 +48,9 @@ def overwrites(output: str, source: str) -> bool:
     return not _identities(output).isdisjoint(_identities(source))
 
 
-def numbered(pattern: Path, number: int) -> Path:
-    """The file of that number in a sequence such as frames/%05d.png; a plain name is itself."""
-    return pattern.with_name(NUMBER.sub(lambda field: field[0] % number, pattern.name))
-
-
-def numbered_files(pattern: Path) -> list[Path]:
-    """The files that are there, sorted by name, of those that a pattern such as frames/%05d.png means."""
-    if NUMBER.search(pattern.name) is None or not os.path.isdir(pattern.parent):
-        return []
-    match = re.compile("([0-9]+)".join(map(re.escape, NUMBER.split(pattern.name)))).fullmatch
-    found = ((entry, match(entry.name)) for entry in pattern.parent.iterdir())
-    return sorted(entry for entry, fields in found if fields and numbered(pattern, int(fields[1])) == entry)
-
-
 def _identities(name: str) -> set[tuple[int, int]]:
     """Device and inode of the existing files that a name means, be it theirs, a link's or a sequence's."""
-    files = [Path(name), *numbered_files(Path(name))]
+    pattern = Path(name)
+    files = [pattern, *(numbered(pattern, number) for number in numbers_present(pattern))]
     statuses = [os.stat(file) for file in files if os.path.exists(file)]
     return {(status.st_dev, status.st_ino) for status in statuses}

@@ -10,7 +10,7 @@ import av
 
 from streamer.clock import fraction, ticks
 from streamer.convert import set_color
-from streamer.frame import Frame, VideoFormat
+from streamer.frame import DEFAULT_RATE, Frame, VideoFormat
 from streamer.sinks.codecs import Encoder, EncoderSettings, qscale_of, set_quantiser
 from streamer.sinks.fitting import Fitter
 from streamer.sync import SyncMeter
@@ -45,7 +45,7 @@ class PictureTrack:
         self._container = container
         self._encoder = encoder
         self._fitter = fitter
-        self._rate = format.rate or Fraction(25)
+        self._rate = format.rate or DEFAULT_RATE
         self._tick: Fraction | None = None
         self._last_tick: int | None = None
         self._sync = sync

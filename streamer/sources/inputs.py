@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
 from streamer.errors import SourceError, UsageError, public_url
+from streamer.numbered import is_pattern
 from streamer.query import with_defaults
 
 _FAST_PROBE = {"analyzeduration": "200000", "fpsprobesize": "0"}
@@ -16,7 +17,6 @@ _CAMERA = re.compile(r"camera:(?P<device>[^,@]+)(?:,(?P<size>\d+x\d+))?(?:@(?P<r
 _SCREEN = re.compile(
     r"screen:(?P<name>.*?)(?:,(?P<size>\d+x\d+)(?:\+(?P<x>\d+)\+(?P<y>\d+))?)?(?:@(?P<rate>\d+(?:/\d+)?))?"
 )
-SEQUENCE = re.compile(r"%0?\d*d")
 _TRANSPORTS = ("tcp", "udp")
 
 
@@ -52,8 +52,7 @@ def is_live(url: str) -> bool:
 
 def is_sequence(url: str) -> bool:
     """Whether `url` is the pattern of a numbered sequence of pictures, such as frames/%05d.png."""
-    target = os.path.abspath(url)
-    return "://" not in url and bool(SEQUENCE.search(os.path.basename(target))) and not os.path.isfile(target)
+    return "://" not in url and is_pattern(url) and not os.path.isfile(url)
 
 
 def check_transport(name: str) -> None:

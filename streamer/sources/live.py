@@ -11,13 +11,13 @@ from typing import Any
 from streamer.channel import Cancelled, Channel, Ended, Overflow
 from streamer.clock import fraction, ticks
 from streamer.errors import SourceError, public_url
-from streamer.frame import Frame, VideoFormat
+from streamer.frame import DEFAULT_RATE, Frame, VideoFormat
 from streamer.notes import Notes
 from streamer.pool import PlanePool
 from streamer.sources.inputs import input_for
 from streamer.sources.receiver import MAX_SOUNDS, Arrival, Receiver
 from streamer.sources.standin import dimmed, prepare
-from streamer.stage import DROPPED_ON_ARRIVAL, Media
+from streamer.stage import DROPPED_ON_ARRIVAL, RECONNECTS, STAND_INS, Media
 from streamer.stats import AvSync
 from streamer.sync import SyncMeter
 from streamer.timeline import TIME_BASE, LiveTimeline
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 INBOX_FRAMES = 2
 """Pictures that may wait between the receiving thread and `read`; at 30 Hz they are at most 67 ms old."""
 
-_DEFAULT_RATE = Fraction(25)
 _PATIENCE_S = 0.2
 _DIM_AFTER_S = 1.0
 _CATCH_UP_S = 1.0
@@ -107,8 +106,8 @@ class LiveSource:
     @property
     def counts(self) -> dict[str, int]:
         found = {
-            "reconnects": self._receiver.reconnects,
-            "stand-in frames": self._stand_ins,
+            RECONNECTS: self._receiver.reconnects,
+            STAND_INS: self._stand_ins,
             "corrupt packets": self._receiver.corrupt,
             DROPPED_ON_ARRIVAL: self._inbox.dropped,
             "late pictures": self._timeline.late,
@@ -141,7 +140,7 @@ class LiveSource:
             raise self._receiver.error or SourceError(
                 f"can't read {self._name}: it ended before its first picture"
             ) from None
-        self._rate = self.format.rate or _DEFAULT_RATE
+        self._rate = self.format.rate or DEFAULT_RATE
         self._interval = ticks(1 / self._rate, TIME_BASE)
         self._patience = max(ticks(Fraction(_PATIENCE_S), TIME_BASE), 3 * self._interval)
         self._origin_ns = self._heard_ns = self._first.arrived_ns

@@ -12,7 +12,7 @@ from typing import Any
 import av
 import av.error
 
-from streamer.clock import Splice, Timeline, fraction, ticks
+from streamer.clock import Splice, Timeline, fraction, ticks, time_of
 from streamer.convert import converted_planes, planar_equivalent, planes_of, side_data
 from streamer.demux import packets_of
 from streamer.errors import SourceError, public_url, reason_of
@@ -341,9 +341,8 @@ class MediaSource:
 
     def _begin_s(self, packet: Any) -> Fraction | None:
         """When the packet begins, in seconds from the start position; None if it doesn't say."""
-        when = packet.pts if packet.pts is not None else packet.dts
-        unit = fraction(packet.time_base)
-        return None if when is None else (when - ticks(self._origin, unit)) * unit
+        time_s, unit = time_of(packet), fraction(packet.time_base)
+        return None if time_s is None else time_s - ticks(self._origin, unit) * unit
 
     def _events(self) -> Iterator[Any]:
         """Decoded pictures of the video stream and packets of the companions, in the order of the file."""
@@ -363,8 +362,9 @@ class MediaSource:
             if self._interrupted.is_set():
                 return
             if self._splice is not None and self._splice.join(packet) and packet.stream.index == self._stream.index:
-                when = packet.pts if packet.pts is not None else packet.dts
-                self._joints.append(when * self._time_base)
+                joint_s = time_of(packet)
+                assert joint_s is not None, "a packet without times shows no joint"
+                self._joints.append(joint_s)
             yield packet
 
     def _packets(self) -> Iterator[Any]:

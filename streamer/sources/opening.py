@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ import av.stream
 from streamer.convert import TOLERANT
 from streamer.errors import SourceError, UsageError, reason_of
 from streamer.notes import Notes
-from streamer.sources.inputs import SEQUENCE, is_sequence
+from streamer.numbered import FIELD, ffmpeg_pattern, numbers_present
+from streamer.sources.inputs import is_sequence
 
 _OPEN_S, READ_S = 10.0, 30.0
 _MAY_JUMP = 0x200
@@ -31,7 +31,9 @@ def open_container(url: str, name: str, notes: Notes, rate: Fraction | None = No
     if "://" not in url and url != "pipe:0":
         target = os.path.abspath(url)
         if is_sequence(url):
-            options = {"start_number": str(_first_number(Path(target), name, notes)), "framerate": str(rate or 25)}
+            pattern = Path(target)
+            options = {"start_number": str(_first_number(pattern, name, notes)), "framerate": str(rate or 25)}
+            target = ffmpeg_pattern(pattern)
         elif os.path.isdir(target):
             raise SourceError(
                 f"can't read {name}: it is a folder; for a numbered sequence write {os.path.join(name, '%05d.png')}"
@@ -61,15 +63,11 @@ def open_container(url: str, name: str, notes: Notes, rate: Fraction | None = No
 
 def _first_number(pattern: Path, name: str, notes: Notes) -> int:
     """The lowest number in a sequence such as frames/%05d.png; FFmpeg by itself looks no further than 4."""
-    token = SEQUENCE.search(pattern.name)
-    assert token is not None
-    before, after = pattern.name[: token.start()], pattern.name[token.end() :]
-    match = re.compile(re.escape(before) + r"(\d+)" + re.escape(after)).fullmatch
-    names = os.listdir(pattern.parent) if pattern.parent.is_dir() else []
-    numbers = [int(found[1]) for entry in names if (found := match(entry)) and pattern.name % int(found[1]) == entry]
-    if not numbers:
+    if len(FIELD.findall(pattern.name)) > 1:
+        raise SourceError(f"can't read {name}: pictures have one number; leave one field such as %05d in the name")
+    present = set(numbers_present(pattern))
+    if not present:
         raise SourceError(f"can't read {name}: no picture matches it; check the folder and the number of digits")
-    present = set(numbers)
     gap = next(number for number in range(min(present), max(present) + 2) if number not in present)
     if gap <= max(present):
         notes.say(

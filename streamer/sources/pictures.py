@@ -19,7 +19,7 @@ from streamer.convert import (
     rgb_as_yuv,
 )
 from streamer.errors import SourceError
-from streamer.frame import MAX_PIXELS, MAX_SIDE_PX, VideoFormat
+from streamer.frame import MAX_PIXELS, MAX_SIDE_PX, VideoFormat, without_range
 from streamer.notes import Notes
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def has_size_of(picture: av.VideoFrame, format: VideoFormat) -> bool:
 def has_layout_of(picture: av.VideoFrame, format: VideoFormat) -> bool:
     """Whether the planes of `picture` are those of `format` without any conversion, whatever their size."""
     same_range = range_of(picture_color(picture, "")) == range_of(format.color)
-    return same_range and picture.format.name.replace("yuvj", "yuv") == format.pix_fmt
+    return same_range and without_range(picture.format.name) == format.pix_fmt
 
 
 def check_size(picture: av.VideoFrame, name: str) -> None:

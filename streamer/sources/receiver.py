@@ -16,7 +16,7 @@ import av.error
 
 from streamer.backoff import Backoff
 from streamer.channel import Cancelled, Channel
-from streamer.clock import fraction
+from streamer.clock import fraction, time_of
 from streamer.color import explicit
 from streamer.convert import converted_planes, planes_of
 from streamer.detached import detached_packet, detached_streams
@@ -66,7 +66,7 @@ class Arrival:
 class Receiver:
     """Keeps one live input connected from a thread of its own and puts its pictures into `inbox`.
 
-    `format`, `rate` and `sounds` (detached audio streams) are those of the first connection, set before the first
+    `format`, `metadata` and `sounds` (detached audio streams) are those of the first connection, set before the first
     picture is put. When it gives up, or an input that can't be opened again ends, `error` says why (None: it simply
     ended) and the inbox is closed.
     """
@@ -230,7 +230,7 @@ class Receiver:
         """
         session.waiting.append(packet)
         if session.pacer is not None:
-            session.pacer.hold(_begin_s(packet), _SOUND_AHEAD_S)
+            session.pacer.hold(time_of(packet), _SOUND_AHEAD_S)
         if self.connected and time.monotonic_ns() - self._put_ns > _PATIENCE_NS and not self._inbox.depth:
             self._put_sound(session)
 
@@ -362,11 +362,6 @@ class _Pacer:
 
 def _now_s() -> Fraction:
     return Fraction(time.monotonic_ns(), 10**9)
-
-
-def _begin_s(packet: Any) -> Fraction | None:
-    when = packet.pts if packet.pts is not None else packet.dts
-    return None if when is None else when * fraction(packet.time_base)
 
 
 def _same_sound(stream: Any, template: Any) -> bool:

@@ -8,7 +8,7 @@ from streamer.frame import Plane, VideoFormat
 from streamer.pool import PlanePool
 from streamer.sources.letterbox import black
 
-TEXT = "no signal, reconnecting ..."
+_TEXT = "no signal, reconnecting ..."
 _TEXT_WIDTH = 0.8
 """Of the picture's width."""
 
@@ -18,13 +18,13 @@ def prepare() -> None:
     import cv2  # noqa: F401  # loaded for later
 
 
-def dimmed(planes: tuple[Plane, ...], format: VideoFormat, pool: PlanePool, text: str = TEXT) -> tuple[Plane, ...]:
-    """`planes` at half their brightness and colour, with `text` in the middle; read-only, in memory of `pool`."""
+def dimmed(planes: tuple[Plane, ...], format: VideoFormat, pool: PlanePool) -> tuple[Plane, ...]:
+    """`planes` at half their brightness and colour, and what is wrong in the middle; read-only, from `pool`."""
     made = pool.planes(format.layout, format.width, format.height)
     for target, samples, zero in zip(made, planes, black(format), strict=True):
         np.right_shift(samples, 1, out=target)
         target += target.dtype.type(zero - (zero >> 1))
-    _write(made[0], text, format)
+    _write(made[0], _TEXT, format)
     for plane in made:
         plane.flags.writeable = False
     return made

@@ -55,10 +55,9 @@ def only_plan(cache: PlanCache) -> Path:
 
 
 def test_what_was_built_is_there_the_next_time(cache: PlanCache) -> None:
-    assert not cache.fetch(KEY, "first", lambda: b"plan").cached
-    plan = cache.fetch(KEY, "first", never)
-    assert (plan.content, plan.cached) == (b"plan", True)
-    assert cache.fetch(OTHER, "other", lambda: b"other plan").content == b"other plan"
+    for build in (lambda: b"plan", never):
+        assert cache.fetch(KEY, "first", build) == b"plan"
+    assert cache.fetch(OTHER, "other", lambda: b"other plan") == b"other plan"
     assert [entry.title for entry in cache.entries()] == ["other", "first"]
     assert {entry.backend for entry in cache.entries()} == {"tensorrt"}
     assert all(entry.size_bytes > 0 and entry.age_s >= 0 for entry in cache.entries())
@@ -92,20 +91,20 @@ def test_a_damaged_or_foreign_plan_is_built_again(
     cache.fetch(KEY, "it", lambda: b"plan")
     path = only_plan(cache)
     path.write_bytes(damage(path.read_bytes()))
-    assert cache.fetch(KEY, "it", lambda: b"new plan").content == b"new plan"
+    assert cache.fetch(KEY, "it", lambda: b"new plan") == b"new plan"
     assert told in caplog.text
-    assert cache.fetch(KEY, "it", never).content == b"new plan"
+    assert cache.fetch(KEY, "it", never) == b"new plan"
 
 
 def test_a_plan_that_others_may_write_is_not_loaded(cache: PlanCache, caplog: pytest.LogCaptureFixture) -> None:
     cache.fetch(KEY, "it", lambda: b"plan")
     only_plan(cache).chmod(0o666)
-    assert cache.fetch(KEY, "it", never).cached, "nobody else comes into the folder"
+    assert cache.fetch(KEY, "it", never) == b"plan", "nobody else comes into the folder"
     cache.folder.chmod(0o755)
-    assert cache.fetch(KEY, "it", lambda: b"my own").content == b"my own"
+    assert cache.fetch(KEY, "it", lambda: b"my own") == b"my own"
     assert "may be written by, someone else" in caplog.text
     cache.folder.chmod(0o777)
-    assert not cache.fetch(KEY, "it", lambda: b"again").cached
+    assert cache.fetch(KEY, "it", lambda: b"again") == b"again"
     assert "plans are not kept" in caplog.text
 
 
@@ -150,14 +149,14 @@ def test_a_full_disk_costs_a_warning_only(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    assert cache.fetch(KEY, "it", lambda: b"plan").content == b"plan"
+    assert cache.fetch(KEY, "it", lambda: b"plan") == b"plan"
     assert "No space left on device" in caplog.text
     assert [path.suffix for path in cache.folder.iterdir()] == [".lock"]
 
 
 def test_a_folder_that_cannot_be_made_costs_a_warning_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
-    assert PlanCache(tmp_path / "file" / "plans").fetch(KEY, "it", lambda: b"plan").content == b"plan"
+    assert PlanCache(tmp_path / "file" / "plans").fetch(KEY, "it", lambda: b"plan") == b"plan"
     assert "plans are not kept" in caplog.text
 
 
@@ -180,7 +179,7 @@ def test_a_failed_build_leaves_nothing_and_frees_the_lock(cache: PlanCache) -> N
     with pytest.raises(KeyboardInterrupt):
         cache.fetch(KEY, "it", interrupted)
     assert not list(cache.folder.glob("*.plan"))
-    assert cache.fetch(KEY, "it", lambda: b"plan").content == b"plan"
+    assert cache.fetch(KEY, "it", lambda: b"plan") == b"plan"
 
 
 def test_the_plans_used_longest_ago_make_room(tmp_path: Path) -> None:
@@ -191,7 +190,7 @@ def test_the_plans_used_longest_ago_make_room(tmp_path: Path) -> None:
         path = cache.folder / f"{key.digest}.plan"
         os.utime(path, (path.stat().st_mtime - age,) * 2)
     cache.fetch(OTHER, "it", lambda: bytes(500))
-    assert cache.fetch(keys[1], "it", never).cached
+    assert cache.fetch(keys[1], "it", never) == bytes(500)
     for key in (keys[0], keys[2]):
         assert not (cache.folder / f"{key.digest}.plan").exists()
 
@@ -210,8 +209,8 @@ def test_another_process_makes_room_at_the_same_time(tmp_path: Path, monkeypatch
         return found
 
     monkeypatch.setattr(PlanCache, "_plans", emptied_behind_its_back)
-    assert cache.fetch(KEY, "it", lambda: bytes(300)).content == bytes(300)
-    assert cache.fetch(KEY, "it", never).cached
+    assert cache.fetch(KEY, "it", lambda: bytes(300)) == bytes(300)
+    assert cache.fetch(KEY, "it", never) == bytes(300)
 
 
 def test_clearing_says_what_it_freed(cache: PlanCache) -> None:
@@ -227,7 +226,7 @@ def test_clearing_says_what_it_freed(cache: PlanCache) -> None:
 def test_two_processes_build_a_plan_once(cache: PlanCache) -> None:
     script = (
         "import sys, pathlib; from engines import PlanCache; from tests.gpu.test_cache import KEY\n"
-        "print(PlanCache(pathlib.Path(sys.argv[1])).fetch(KEY, 'it', lambda: b'from the child').content.decode())"
+        "print(PlanCache(pathlib.Path(sys.argv[1])).fetch(KEY, 'it', lambda: b'from the child').decode())"
     )
 
     def slow() -> bytes:  # while this runs, the child asks for the same plan
@@ -255,10 +254,10 @@ def test_plans_are_kept_on_a_file_system_without_locks(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    assert not cache.fetch(KEY, "it", lambda: b"plan").cached
+    assert cache.fetch(KEY, "it", lambda: b"plan") == b"plan"
     assert "another process may build it at the same time: No locks available" in caplog.text
     assert "waiting" not in caplog.text
-    assert cache.fetch(KEY, "it", never).content == b"plan"
+    assert cache.fetch(KEY, "it", never) == b"plan"
 
 
 # --- with the engine

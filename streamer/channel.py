@@ -35,8 +35,8 @@ class Channel(Generic[T]):
     """A bounded first-in-first-out queue between two threads.
 
     `close()` lets the reader drain what is there and then raises Ended; `cancel()` discards it and wakes everybody
-    with Cancelled. The end is out-of-band: no sentinel ever lies in the queue. `wait_put_ns` is how
-    long the writer waited in all; `high_water` is the largest depth seen. When an item is dropped,
+    with Cancelled. The end is out-of-band: no sentinel ever lies in the queue. `wait_put_ns` is how long the
+    writer waited in all; `high_water` is the largest depth seen. When an item is dropped,
     `inherit(dropped, following)` gives what takes the place of the item after it.
     """
 

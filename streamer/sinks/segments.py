@@ -44,9 +44,8 @@ class SegmentedSink:
         self._number = 0
         taken = [] if force else numbers_present(Path(path))
         if taken:
-            raise UsageError(
-                f"{numbered(Path(path), taken[0])} exists already: give another name, or --force to replace it"
-            )
+            first = numbered(Path(path), taken[0])
+            raise UsageError(f"{first} exists already: give another name, or --force to replace it")
         self._make(Fraction(0))  # says at once what can't work
         self._current: MediaSink | None = None
         self._last: MediaSink | None = None

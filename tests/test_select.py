@@ -148,6 +148,7 @@ def test_public_names_are_the_exported_ones() -> None:
         "chroma",
         "cpu",
         "follower",
+        "foreign",
         "int8",
         "model",
         "onnxruntime",

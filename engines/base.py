@@ -324,7 +324,7 @@ class Engine(ABC):
         """`_collect`; nobody goes on from the state of an inference that failed."""
         try:
             self._collect(slot)
-        except Exception:
+        except Exception:  # of whatever type a back end raises; it goes on from here
             if slot == self._last:
                 self._last = None
             raise

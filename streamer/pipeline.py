@@ -246,7 +246,8 @@ class Pipeline:
                 stats.frames_out += 1
                 out.put(frame)
                 self.stats.dropped = out.dropped
-                self.stats.dropped_on_arrival = self._source.counts.get(DROPPED_ON_ARRIVAL, 0)
+                if self._source.live:
+                    self.stats.dropped_on_arrival = self._source.counts.get(DROPPED_ON_ARRIVAL, 0)
         except Cancelled:
             raise
         except Exception as error:

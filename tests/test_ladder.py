@@ -171,18 +171,23 @@ def test_an_interpolated_frame_doesnt_wait_for_the_probe() -> None:
     assert all(unit > 0 for unit in units)
 
 
-def test_the_governor_hears_of_lost_and_late_frames() -> None:
-    stage = governed(model="upscale-x2-nano")
-    begun(stage, {})
-    ladder = stage.ladder
-    assert ladder is not None
-    assert ladder.governor is not None
+def overheard(monkeypatch: pytest.MonkeyPatch) -> tuple[EnhanceStage, list[tuple[int, bool]]]:
+    """A governed stage, and what its governor is told of every frame: how many were lost before it, and if it is late."""
+    stage = begun(governed(model="upscale-x2-nano"), {})
+    assert stage.ladder is not None
     heard: list[tuple[int, bool]] = []
 
     def frame(now_ns: int, missed: int = 0, *, late: bool = False) -> None:
         heard.append((missed, late))
 
-    ladder.governor.frame = frame  # type: ignore[method-assign]
+    monkeypatch.setattr(stage.ladder.governor, "frame", frame)
+    return stage, heard
+
+
+def test_the_governor_hears_of_lost_and_late_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, heard = overheard(monkeypatch)
+    ladder = stage.ladder
+    assert ladder is not None
     budget_ns = interval_ns(numbered(0).format)
     ladder._clock = lambda: 10 * budget_ns
     for index, age in ((0, 1), (1, LATE_INTERVALS), (4, 1), (5, 1)):
@@ -193,20 +198,16 @@ def test_the_governor_hears_of_lost_and_late_frames() -> None:
 
 
 @pytest.mark.parametrize(("work", "is_blamed"), [(0.1, False), (1.5, True)])
-def test_what_a_slow_output_causes_is_not_the_networks_fault(work: float, is_blamed: bool) -> None:
+def test_what_a_slow_output_causes_is_not_the_networks_fault(
+    work: float, is_blamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every frame waits for the output, which takes two intervals; without the network's work it would take less."""
-    stage = begun(governed(model="upscale-x2-nano"), {})
+    stage, heard = overheard(monkeypatch)
     ladder = stage.ladder
     assert ladder is not None
     assert ladder.governor is not None
-    heard: list[tuple[int, bool]] = []
-
-    def frame(now_ns: int, missed: int = 0, *, late: bool = False) -> None:
-        heard.append((missed, late))
-
-    ladder.governor.frame = frame  # type: ignore[method-assign]
     budget_ns = interval_ns(numbered(0).format)
-    ladder.governor.expected_ns = lambda level: work * budget_ns  # type: ignore[method-assign]
+    monkeypatch.setattr(ladder.governor, "expected_ns", lambda level: work * budget_ns)
     now_ns = 0
     ladder._clock = lambda: now_ns
     for number in range(20):

@@ -172,7 +172,7 @@ def test_an_interpolated_frame_doesnt_wait_for_the_probe() -> None:
 
 
 def overheard(monkeypatch: pytest.MonkeyPatch) -> tuple[EnhanceStage, list[tuple[int, bool]]]:
-    """A governed stage, and what its governor is told of every frame: how many were lost before it, and if it is late."""
+    """A governed stage, and what its governor is told: of each frame, how many were lost before, and if it is late."""
     stage = begun(governed(model="upscale-x2-nano"), {})
     assert stage.ladder is not None
     heard: list[tuple[int, bool]] = []
